@@ -1,0 +1,44 @@
+"""The one observer: what every part tells goes to all who listen, at once and in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from traffic_cop_middleware.contracts import Event, Observer
+
+log = logging.getLogger("traffic_cop")
+
+
+class Observers:
+    """Those who listen. One that raises is logged, and the request goes on without it."""
+
+    __slots__ = ("_observers",)
+
+    def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of every event from now on; calling what this returns ends that."""
+        self._observers = (*self._observers, observer)
+
+        def unsubscribe() -> None:
+            self._observers = tuple(other for other in self._observers if other is not observer)
+
+        return unsubscribe
+
+    def tell(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed on %s; the request goes on", event.kind)
+
+    def emit(self, kind: str, attributes: Mapping[str, Any]) -> None:
+        """Tell of something that happens now."""
+        self.tell(Event(kind, time.time(), attributes))

@@ -1,0 +1,105 @@
+"""Token buckets in a dict, bounded.
+
+A bucket is `[stamp, debt, rate]`: the tokens that were missing at `stamp` (microseconds). A full bucket holds nothing
+worth keeping, so it may go at any time. Every new key looks at the two oldest buckets and drops those that are full
+again: the dict shrinks by itself, with no pause for a sweep. At `max_keys` the bucket that lacks the fewest tokens, of
+the 64 oldest, makes room: in a flood of made-up keys that is one of the flood's own, and a busy client's bucket stays.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import islice
+from math import ceil
+from typing import Any
+
+from traffic_cop_middleware.contracts import MICRO, SLACK, Guard, Take, Taken
+
+SWEPT_PER_NEW_KEY = 2
+LOOKED_AT_WHEN_CROWDED = 64
+RELATIVE_SLACK = 1 + SLACK / 1000
+
+
+class Ready:
+    """An answer that is there already; awaiting it never suspends."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+    def __await__(self) -> Generator[Any, None, Taken]:
+        return self.taken
+        yield
+
+
+class MemoryBuckets:
+    """`BucketStore` over a dict. One thread's: an event loop runs one `take` at a time, so each is atomic."""
+
+    shared = False
+
+    def __init__(self, *, clock: Callable[[], float], max_keys: int, keyspace: Mapping[str, Any]) -> None:
+        self._clock = clock
+        self._max_keys = max_keys
+        self._keyspace = keyspace
+        self._buckets: OrderedDict[str, list[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Ready:
+        at = self._clock() * MICRO if now is None else float(round(now * MICRO))
+        guard_held = guard is None or self._holds(guard)
+        if guard is not None and not guard_held:
+            requests = guard.otherwise
+        buckets = self._buckets
+        admitted = True
+        answers = []
+        debts = []
+        for key, burst, rate, cost in requests:
+            bucket = buckets.get(key)
+            debt = 0.0
+            if bucket is not None:
+                debt = bucket[1]
+                elapsed = at - bucket[0]
+                if elapsed > 0:
+                    debt -= elapsed * rate / MICRO
+                    if debt < 0:
+                        debt = 0.0
+            after = debt + cost
+            if after > burst * RELATIVE_SLACK + SLACK:
+                admitted = False
+                answers.append(min(-1, -ceil((after - burst) * MICRO / rate)))
+            else:
+                answers.append(ceil(after * MICRO))
+            debts.append(after)
+        if admitted:
+            for (key, _burst, rate, _cost), debt in zip(requests, debts, strict=True):
+                bucket = buckets.get(key)
+                if bucket is None:
+                    self._make_room(at)
+                    buckets[key] = [at, debt, rate]
+                else:
+                    bucket[0] = at
+                    bucket[1] = debt
+                    bucket[2] = rate
+        else:
+            for index, take in enumerate(requests):
+                if answers[index] >= 0:
+                    answers[index] = ceil((debts[index] - take.cost) * MICRO)
+        return Ready(Taken(admitted, answers, guard_held))
+
+    def _holds(self, guard: Guard) -> bool:
+        return guard.record in self._keyspace and self._keyspace.get(guard.generation_key, 0) == guard.generation
+
+    def _make_room(self, at: float) -> None:
+        buckets = self._buckets
+        for key, (stamp, debt, rate) in list(islice(buckets.items(), SWEPT_PER_NEW_KEY)):
+            if debt <= (at - stamp) * rate / MICRO:
+                del buckets[key]
+            else:
+                buckets.move_to_end(key)
+        if len(buckets) >= self._max_keys:
+            oldest = islice(buckets.items(), LOOKED_AT_WHEN_CROWDED)
+            del buckets[min((debt - (at - stamp) * rate / MICRO, key) for key, (stamp, debt, rate) in oldest)[1]]

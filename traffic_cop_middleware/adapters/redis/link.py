@@ -1,0 +1,365 @@
+"""One connection on which everything that an event loop asks for within one tick travels in one write.
+
+Theory of operation. `ask` puts a command into a list and returns a future; the first of a tick schedules a flush by
+`call_soon`, which runs after all that is ready now, so that the commands of concurrent requests are written together
+and their replies are read together. Replies come in the order of the commands, so a queue of sinks is all the
+bookkeeping. A future that was cancelled before the flush is not sent; one cancelled later leaves its place in the
+queue, and its reply is dropped: neighbours notice nothing.
+
+A link is `up`, `connecting` (what is asked waits, within its deadline) or `down` (what is asked fails at once, while a
+probe in the background tries to come back). It goes down when a connection can't be had, or after
+`MISSES_UNTIL_DOWN` deadlines missed in a row. A connection that breaks is opened again at once.
+
+redis-py opens the connection (TLS, AUTH, ACL, SELECT, unix sockets); then this class takes over its transport, and
+hiredis frames what goes through it (docs/decisions/0003-one-write-per-tick.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import hiredis
+from redis.asyncio import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
+
+log = logging.getLogger("traffic_cop.redis")
+
+MISSES_UNTIL_DOWN = 3
+PROBE_FIRST, PROBE_LONGEST = 0.05, 1.0
+CONNECT_DEADLINE = 1.0
+NOT_SERVING = ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
+"""Error replies of a server that can't serve at present: the same as one that can't be reached."""
+
+INCOMPLETE = object()
+NEVER = float("inf")
+"""The deadline of what has failed already and only keeps its place among the replies."""
+
+Arguments = Sequence[str | bytes | int | float]
+
+
+class Sink(Protocol):
+    """Where the reply to one command goes."""
+
+    expires: float
+
+    def resolve(self, reply: Any) -> None: ...
+
+    def fail(self, error: StoreError) -> None: ...
+
+
+class Answer:
+    """The sink of a command that one caller waits for."""
+
+    __slots__ = ("expires", "future")
+
+    def __init__(self, future: asyncio.Future[Any], expires: float) -> None:
+        self.future = future
+        self.expires = expires
+
+    def resolve(self, reply: Any) -> None:
+        if not self.future.done():
+            if isinstance(reply, hiredis.ReplyError):
+                self.future.set_exception(reply_error(reply))
+            else:
+                self.future.set_result(reply)
+
+    def fail(self, error: StoreError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def reply_error(reply: Exception) -> StoreError:
+    """An error reply, as the error that callers know: unavailable where the server can't serve at present."""
+    text = str(reply)
+    kind = StoreUnavailable if text.startswith(NOT_SERVING) else StoreError
+    error = kind(f"Redis answered: {text}")
+    error.__cause__ = reply
+    return error
+
+
+class Link(asyncio.Protocol):
+    """A connection to Redis that one event loop shares, and its way back after a loss.
+
+    `open_connection` gives a fresh redis-py connection object. Every `ask` is answered, failed or timed out within
+    `deadline` seconds.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[], Connection],
+        *,
+        name: str,
+        deadline: float,
+        notify: Callable[[Event], None],
+    ) -> None:
+        self._open_connection = open_connection
+        self._name = name
+        self._deadline = deadline
+        self._notify = notify
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._reader = self._new_reader()
+        self._state = "closed"
+        self._told_down = False
+        self._outgoing: list[tuple[Arguments, Sink]] = []
+        self._gatherers: list[Callable[[], None]] = []
+        self._awaiting: deque[Sink] = deque()
+        self._flush_due = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._misses = 0
+        self._back: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self._refused: Exception | None = None
+
+    # Asking
+
+    @property
+    def up(self) -> bool:
+        return self._state == "up"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it was connected on.
+
+        Raises:
+            StoreUnavailable: it is down, or was never connected.
+        """
+        if self._loop is None or self._state in ("down", "closed"):
+            raise StoreUnavailable(f"{self._name} is not reachable at present")
+        return self._loop
+
+    def ask(self, *command: str | bytes | int | float) -> asyncio.Future[Any]:
+        """Ask one command; the future has the reply, a `StoreError` for an error reply.
+
+        Raises:
+            StoreUnavailable: the link is down.
+        """
+        loop = self.loop
+        future: asyncio.Future[Any] = loop.create_future()
+        self.put(command, Answer(future, loop.time() + self._deadline))
+        return future
+
+    def put(self, command: Arguments, sink: Sink) -> None:
+        """Send `command` with what else this tick has; `sink` hears of its reply."""
+        self._outgoing.append((command, sink))
+        self._schedule()
+
+    def gather(self, gatherer: Callable[[], None]) -> float:
+        """Call `gatherer` right before this tick is written, so that it may `put` what it has collected.
+
+        Returns when the deadline of what is asked now ends, on the loop's clock.
+        """
+        self._gatherers.append(gatherer)
+        self._schedule()
+        return self.loop.time() + self._deadline
+
+    def _schedule(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        gatherers, self._gatherers = self._gatherers, []
+        try:
+            for gatherer in gatherers:
+                gatherer()
+        finally:
+            self._flush_due = False
+        if not self._outgoing or self._state == "closed":
+            return
+        if self._state == "up":
+            outgoing, self._outgoing = self._outgoing, []
+            chunks = []
+            for command, sink in outgoing:
+                if sink.expires == NEVER or (isinstance(sink, Answer) and sink.future.done()):
+                    continue
+                chunks.append(hiredis.pack_command(tuple(command)))
+                self._awaiting.append(sink)
+            if chunks and self._transport is not None:
+                self._transport.write(b"".join(chunks))
+        elif self._state == "down":
+            self._fail_all(StoreUnavailable(f"{self._name} is not reachable at present"))
+        self._keep_watch()
+
+    # Deadlines
+
+    def _keep_watch(self) -> None:
+        if self._watch is None and self._loop is not None and (self._awaiting or self._outgoing):
+            first = min(sink.expires for sink in self._sinks())
+            self._watch = self._loop.call_at(first, self._look)
+
+    def _sinks(self) -> list[Sink]:
+        return [*self._awaiting, *(sink for _, sink in self._outgoing)]
+
+    def _look(self) -> None:
+        """Fail what is over its deadline. It keeps its place in the queue, for its reply may still come."""
+        self._watch = None
+        now = self._loop.time() if self._loop is not None else 0.0
+        late = [sink for sink in self._sinks() if sink.expires <= now]
+        if late:
+            error = StoreTimeout(f"{self._name} did not answer within {self._deadline:g} s")
+            for sink in late:
+                sink.fail(error)
+                sink.expires = NEVER
+            self._misses += 1
+            if self._misses >= MISSES_UNTIL_DOWN:
+                self._go_down(error)
+                return
+        if any(sink.expires != NEVER for sink in self._sinks()):
+            self._keep_watch()
+
+    # The connection
+
+    async def connect(self, patience: float) -> None:
+        """Connect, or go on trying in the background when that takes longer than `patience` seconds.
+
+        Raises:
+            ConfigurationError: the server refuses us (password, ACL, database).
+        """
+        self._loop = asyncio.get_running_loop()
+        self._state = "connecting"
+        self._come_back(at_once=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._tried.wait()
+        if self._refused is not None:
+            await self.close()
+            raise ConfigurationError(
+                f"{self._name} refuses this client: {self._refused}. Mend the user, password or database in the URL."
+            ) from self._refused
+
+    @staticmethod
+    def _new_reader() -> hiredis.Reader:
+        return hiredis.Reader(notEnoughData=INCOMPLETE)
+
+    async def _establish(self) -> None:
+        connection = self._open_connection()
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE):
+                await connection.connect()
+                await connection.send_command("PING")
+                await connection.read_response()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        writer = connection._writer
+        if writer is None:
+            raise StoreUnavailable(f"{self._name} closed the connection")
+        self._connection = connection
+        self._transport = writer.transport
+        self._reader = self._new_reader()
+        self._misses = 0
+        self._transport.set_protocol(self)
+        self._state = "up"
+        if self._told_down:
+            self._told_down = False
+            log.warning("%s is back; it decides again", self._name)
+            self._notify(Event("store.recovered", time.time(), {"store": self._name}))
+        if self._outgoing:
+            self._schedule()
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        awaiting = self._awaiting
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError as exc:
+                self._go_down(exc)
+                return
+            if reply is INCOMPLETE:
+                return
+            if isinstance(reply, hiredis.PushNotification):
+                continue
+            if not awaiting:
+                self._go_down(StoreError(f"{self._name} sent a reply that nobody asked for"))
+                return
+            sink = awaiting.popleft()
+            if sink.expires != NEVER:
+                self._misses = 0
+            sink.resolve(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It broke, or the server closed it: what was sent has failed; try again at once, once."""
+        if self._state != "up":
+            return
+        self._drop_connection()
+        error = StoreUnavailable(f"{self._name} closed the connection" + (f": {exc}" if exc else ""))
+        error.__cause__ = exc
+        while self._awaiting:
+            self._awaiting.popleft().fail(error)
+        self._state = "connecting"
+        self._come_back(at_once=True)
+
+    def _go_down(self, cause: BaseException) -> None:
+        self._state = "down"
+        self._drop_connection()
+        self._fail_all(StoreUnavailable(f"{self._name} is not reachable: {cause}"))
+        if not self._told_down:
+            self._told_down = True
+            log.warning("%s is lost (%s); its outage policy decides until it is back", self._name, cause)
+            self._notify(Event("store.lost", time.time(), {"store": self._name, "reason": str(cause)}))
+        self._come_back(at_once=False)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        if connection is not None:
+            connection._reader = connection._writer = None
+
+    def _fail_all(self, error: StoreError) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        for sink in [*self._awaiting, *(sink for _, sink in outgoing)]:
+            sink.fail(error)
+        self._awaiting.clear()
+
+    def _come_back(self, *, at_once: bool) -> None:
+        if self._loop is not None and (self._back is None or self._back.done()):
+            self._back = self._loop.create_task(self._probe(at_once))
+
+    async def _probe(self, at_once: bool) -> None:
+        """Try until connected; a close cancels it."""
+        wait = PROBE_FIRST
+        while self._state in ("connecting", "down"):
+            if not at_once:
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                wait = min(PROBE_LONGEST, wait * 2)
+            at_once = False
+            try:
+                await self._establish()
+            except (RedisError, StoreError, OSError) as exc:
+                if isinstance(exc, (AuthenticationError, AuthorizationError, ResponseError)):
+                    self._refused = exc
+                if self._state == "connecting":
+                    self._go_down(exc)
+            else:
+                self._refused = None
+            self._tried.set()
+
+    async def close(self) -> None:
+        """Let go of the connection; what is still asked fails."""
+        self._state = "closed"
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._back is not None:
+            self._back.cancel()
+            await asyncio.wait([self._back])
+            self._back = None
+        self._fail_all(StoreUnavailable(f"{self._name} was closed"))
+        self._drop_connection()

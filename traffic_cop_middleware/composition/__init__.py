@@ -1,0 +1,1 @@
+"""Settings, URL scheme -> adapter, opening and closing."""

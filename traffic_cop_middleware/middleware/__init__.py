@@ -1,0 +1,1 @@
+"""The only layer that sees `scope`, `receive` and `send`."""

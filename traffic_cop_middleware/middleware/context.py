@@ -1,0 +1,84 @@
+"""What the parts know of one request, made once and never copied: `scope["traffic_cop"]`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+from starlette.types import Scope
+
+from traffic_cop_middleware.abstractions.rate_limiting import Decision
+from traffic_cop_middleware.middleware.client_address import ClientAddress
+from traffic_cop_middleware.middleware.route_table import UNMATCHED, Matched
+
+KEY = "traffic_cop"
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class TrafficContext:
+    """One request, as the traffic parts see it.
+
+    `route` is what the request will reach, `decision` what the limits said (`None` where none applied). The rest is
+    worked out when first asked for.
+    """
+
+    __slots__ = ("_client", "_client_address", "_headers", "_peer", "_request_id", "_traceparent", "decision", "route")
+
+    def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
+        # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._peer: tuple[str, int] | None = scope.get("client")
+        self.route: Matched = UNMATCHED
+        self.decision: Decision | None = None
+        self._client_address = client_address
+        self._client: str | None = None
+        self._request_id: str | None = None
+        self._traceparent: str | None = None
+
+    @property
+    def client(self) -> str:
+        """The client's address behind trusted proxies; an IPv6 client's /64 network; "unknown" where there is none."""
+        client = self._client
+        if client is None:
+            client = self._client = self._client_address.of(self._peer, self._headers)
+        return client
+
+    @property
+    def request_id(self) -> str:
+        """The `X-Request-ID` that came, if it is a short plain word, else a new one: 32 hexadecimal digits."""
+        if self._request_id is None:
+            given = self._header(b"x-request-id")
+            self._request_id = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        return self._request_id
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace context: the valid one that came, else a new one that is not sampled.
+
+        See W3C Trace Context, section 3.2; version "ff" is invalid there.
+        """
+        if self._traceparent is None:
+            given = self._header(b"traceparent")
+            if TRACEPARENT.fullmatch(given) and not given.startswith(b"ff"):
+                self._traceparent = given.decode()
+            else:
+                self._traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+        return self._traceparent
+
+    def _header(self, name: bytes) -> bytes:
+        return next((value for key, value in self._headers if key == name), b"")
+
+
+def context_of(scope: Scope) -> TrafficContext:
+    """The context of a request that passes one of our middlewares.
+
+    Raises:
+        LookupError: it does not.
+    """
+    context: Any = scope.get(KEY)
+    if not isinstance(context, TrafficContext):
+        raise LookupError("this request does not pass Traffic Cop: install it with cop.install(app) or cop.wrap(app)")
+    return context

@@ -1,0 +1,138 @@
+"""What a refused request is answered: 429 (or 503 while the store is away) with the reason, for programs and people."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from traffic_cop_middleware.abstractions.rate_limiting import Decision
+from traffic_cop_middleware.middleware.fields import Header, missing_from
+
+PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
+WEBSOCKET_POLICY_VIOLATION = 1008
+WHOSE = {
+    "ip": "this client address",
+    "api_key": "this API key",
+    "route": "this route, for all clients together",
+    "everyone": "all clients together",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request was refused, as `limits_on_refusal` gets it.
+
+    `status` 429, or 503 while nobody can be asked, or 400 for a cost that no bucket can hold. `limits` are the names of
+    the limits that refused, `key` the kind of the key whose bucket is empty ("ip"), `retry_after` whole seconds (0 when
+    it will not help), `detail` a sentence for people.
+    """
+
+    status: int
+    limits: tuple[str, ...]
+    key: str
+    retry_after: int
+    detail: str
+
+
+OnRefusal = Callable[[HTTPConnection, Refusal], ASGIApp | None | Awaitable[ASGIApp | None]]
+
+TITLES = {400: "Cost above the limit", 429: "Too Many Requests", 503: "Service Unavailable"}
+KINDS = {429: "quota-exceeded", 503: "temporary-reduced-capacity"}
+
+
+def refusal_of(decision: Decision) -> Refusal:
+    """What a refusing decision says."""
+    refusing = [standing for standing in decision.standings() if standing.refused]
+    wait = decision.retry_after
+    seconds = f"{wait} second{'' if wait == 1 else 's'}"
+    if not refusing:
+        return Refusal(503, (), "", wait, f"The rate limits can't be checked at present. Try again in {seconds}.")
+    longest = max(refusing, key=lambda standing: standing.wait)
+    whose = WHOSE.get(longest.kind, f"this {longest.kind.replace('_', ' ')}")
+    names = tuple(dict.fromkeys(standing.policy.name for standing in refusing))
+    return Refusal(
+        429,
+        names,
+        longest.kind,
+        wait,
+        f"The limit {longest.policy.name!r} for {whose} is used up. The same request will pass in {seconds}.",
+    )
+
+
+def problem(refusal: Refusal) -> bytes:
+    """The body, as application/problem+json (RFC 9457)."""
+    kind = KINDS.get(refusal.status)
+    members: dict[str, object] = {
+        "type": PROBLEM_TYPES + kind if kind else "about:blank",
+        "title": TITLES[refusal.status],
+        "status": refusal.status,
+        "detail": refusal.detail,
+    }
+    if refusal.limits:
+        members["violated-policies"] = list(refusal.limits)
+        members["key"] = refusal.key
+    if refusal.retry_after:
+        members["retry-after"] = refusal.retry_after
+    return json.dumps(members).encode()
+
+
+def refusal_headers(refusal: Refusal, fields: Iterable[Header]) -> list[Header]:
+    """The fields of a refusal. A 429 must not be cached (RFC 6585, section 4)."""
+    headers = [(b"cache-control", b"no-store"), *fields]
+    if refusal.retry_after:
+        headers.insert(0, (b"retry-after", b"%d" % refusal.retry_after))
+    return headers
+
+
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    refusal: Refusal,
+    fields: Iterable[Header],
+    on_refusal: OnRefusal | None,
+) -> None:
+    """Answer a request, or a WebSocket handshake, with a refusal."""
+    headers = refusal_headers(refusal, fields)
+    if scope["type"] == "websocket":
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": WEBSOCKET_POLICY_VIOLATION, "reason": refusal.detail[:120]})
+            return
+        await _answer(send, "websocket.http.response", refusal, headers)
+        return
+    if on_refusal is not None:
+        own = on_refusal(HTTPConnection(scope), refusal)
+        if inspect.isawaitable(own):
+            own = await own
+        if own is not None:
+            await own(scope, receive, _adding(headers, send))
+            return
+    await _answer(send, "http.response", refusal, headers)
+
+
+async def _answer(send: Send, prefix: str, refusal: Refusal, headers: list[Header]) -> None:
+    body = problem(refusal)
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        *headers,
+    ]
+    await send({"type": f"{prefix}.start", "status": refusal.status, "headers": headers})
+    await send({"type": f"{prefix}.body", "body": body, "more_body": False})
+
+
+def _adding(headers: list[Header], send: Send) -> Send:
+    async def send_with_fields(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = list(message.get("headers", ()))
+            message = {**message, "headers": [*own, *missing_from(own, headers)]}
+        await send(message)
+
+    return send_with_fields

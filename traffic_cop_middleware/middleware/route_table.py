@@ -1,0 +1,269 @@
+"""Which endpoint a request will reach, before it gets there.
+
+Theory of operation. The routes of an app are walked once, in order, into a trie over path segments (`route_index.py`).
+A look-up asks the trie for the few routes whose shape fits the path and then lets each route's own `matches` decide,
+exactly as the framework's router will: the first full match, else the first partial one (a 405), else nothing.
+Mounts and hosts are levels of their own, entered with the scope that the framework would enter them with. FastAPI's
+included routers are lazy since 0.137; `fastapi.routing.iter_route_contexts` lists what they hold, in order.
+
+What a route without path parameters answered is kept: the `matches` of the frameworks' own classes look at the type,
+method and path alone. There are no more such entries than routes and methods.
+
+A table can go stale: routes may be added while the app runs. A change of the number of routes is seen at once; a route
+added to an included router is seen when a response starts, because the endpoint in the scope is not the expected one
+(`noticed`). Then the table is built anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import EllipsisType
+from typing import Any
+
+from starlette.routing import BaseRoute, Host, Match, Mount
+from starlette.types import Scope
+
+from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware.marks import Marks, marks_of
+from traffic_cop_middleware.middleware.route_index import RouteIndex, Shape, one_segment
+
+log = logging.getLogger("traffic_cop")
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+FRAMEWORKS = ("starlette.routing", "fastapi.routing")
+MOST_DISAGREEMENTS = 100
+
+Matches = Callable[[Scope], tuple[Match, Scope]]
+
+
+class StaleError(LookupError):
+    """Routes were added below a mount since the table was built."""
+
+
+class Matched:
+    """What a request reaches: `template` ("/items/{id}"), its `endpoint`, and the `marks` on it.
+
+    `plans` is room for the limiter to keep what it worked out for this route.
+    """
+
+    __slots__ = ("endpoint", "marks", "plans", "template")
+
+    def __init__(self, template: str, endpoint: object, marks: Marks) -> None:
+        self.template = template
+        self.endpoint = endpoint
+        self.marks = marks
+        self.plans: dict[Any, Any] = {}
+
+
+UNMATCHED = Matched("__unmatched__", None, Marks())
+
+
+class Entry:
+    """One route at its place in the order."""
+
+    __slots__ = ("full", "inner", "matches", "partial", "pure", "static")
+
+    def __init__(self, template: str, endpoint: object, matches: Matches, inner: Level | None, static: bool) -> None:
+        self.full = Matched(template, endpoint, marks_of(endpoint))
+        # A wrong method is answered 405 without entering the endpoint, so its marks say nothing.
+        self.partial = Matched(template, endpoint, Marks())
+        self.matches = matches
+        self.inner = inner
+        function = getattr(matches, "__func__", None)
+        self.pure = getattr(function, "__module__", "") in FRAMEWORKS and function is not Host.matches
+        self.static = static
+
+
+class Level:
+    """The routes of one router; a mount's or host's app is a level below."""
+
+    def __init__(self, router: Any, prefix: str, unreadable: list[str]) -> None:
+        self.root_path: str = getattr(router, "root_path", "") or ""
+        self.router = getattr(router, "router", router)
+        self.count = len(self.router.routes)
+        self.index: RouteIndex[Entry] = RouteIndex()
+        for shape, entry in _entries(self.router.routes, prefix, unreadable):
+            self.index.add(shape, entry)
+
+
+class RouteTable:
+    """Looks up what a request will reach in `app`. Built when first asked.
+
+    Raises:
+        ConfigurationError: with `strict`, a route is of a class that can't be read.
+    """
+
+    def __init__(self, app: Any, *, strict: bool = False) -> None:
+        self._app = app
+        self._strict = strict
+        self._level: Level | None = None
+        self._built = False
+        self._memo: dict[tuple[Any, str], Matched] = {}
+        self._memo_root: str | None = None
+        self._disagreed: set[int] = set()
+        self.generation = 0
+
+    def build(self) -> None:
+        """Read the app's routes."""
+        router = router_of(self._app)
+        unreadable: list[str] = []
+        self._level = Level(router, "", unreadable) if router is not None else None
+        self._memo = {}
+        self._memo_root = None
+        self._built = True
+        self.generation += 1
+        if unreadable:
+            told = (
+                f"routes that can't be read, so that marks on their endpoints are not seen: {', '.join(unreadable)}. "
+                "A route class gives `matches` and `endpoint` as starlette.routing.Route does"
+            )
+            if self._strict:
+                raise ConfigurationError(told)
+            if self.generation == 1:
+                log.warning("%s", told)
+
+    def find(self, scope: Scope) -> Matched:
+        """What the request will reach; `UNMATCHED` for a 404, a redirect, or an app without routes."""
+        level = self._level
+        if level is None or len(level.router.routes) != level.count:
+            if self._built and level is None:
+                return UNMATCHED
+            self.build()
+            level = self._level
+            if level is None:
+                return UNMATCHED
+        root = level.root_path or scope.get("root_path", "")
+        if root == self._memo_root:
+            known = self._memo.get((scope.get("method"), scope["path"]))
+            if known is not None:
+                return known
+        try:
+            try:
+                matched, lasting = _find(level, scope)
+            except StaleError:
+                self.build()
+                matched, lasting = _find(self._level or level, scope)
+        except Exception:
+            # The route's own `matches` failed on this request, and will again when the app routes it.
+            log.debug("a route failed to match %r", scope["path"], exc_info=True)
+            return UNMATCHED
+        if lasting and scope.get("method", "GET") in METHODS:
+            if self._memo_root is None:
+                self._memo_root = root
+            if root == self._memo_root:
+                self._memo[(scope.get("method"), scope["path"])] = matched
+        return matched
+
+    def noticed(self, scope: Scope, matched: Matched) -> None:
+        """Compare with what the request reached; rebuild when the table is stale."""
+        endpoint = scope.get("endpoint")
+        if endpoint is matched.endpoint or endpoint is None or id(endpoint) in self._disagreed:
+            return
+        self.build()
+        if len(self._disagreed) < MOST_DISAGREEMENTS:
+            # Known to a router that this table does not see (behind an opaque mount): no rebuild for it again.
+            self._disagreed.add(id(endpoint))
+
+
+def router_of(app: Any) -> Any:
+    """The router in `app`, looking through the middlewares around it; `None` when there is none."""
+    for _ in range(100):
+        if isinstance(getattr(app, "routes", None), list):
+            return app
+        app = getattr(app, "app", None)
+        if app is None:
+            return None
+    return None
+
+
+def _find(level: Level, scope: Scope) -> tuple[Matched, bool]:
+    """The match, and whether it will be the same for every request of this type, method and path."""
+    root = level.root_path or scope.get("root_path", "")
+    if level.root_path:
+        scope = {**scope, "root_path": root}
+    lasting = True
+    fallback: Matched | None = None
+    for entry in level.index.candidates(route_path(scope["path"], root)):
+        lasting = lasting and entry.pure
+        match, child_scope = entry.matches(scope if entry.pure else dict(scope))
+        if match is Match.FULL:
+            if entry.inner is None:
+                return entry.full, lasting and entry.static
+            inner = entry.inner
+            if len(inner.router.routes) != inner.count:
+                raise StaleError
+            matched, below = _find(inner, {**scope, **child_scope})
+            return (matched, lasting and below and entry.static) if matched is not UNMATCHED else (entry.full, False)
+        if match is Match.PARTIAL and fallback is None:
+            fallback = entry.partial
+    return fallback or UNMATCHED, False
+
+
+def route_path(path: str, root_path: str) -> str:
+    """The path that routes see: below `root_path`, as starlette.routing cuts it."""
+    if not root_path or not path.startswith(root_path):
+        return path
+    if path == root_path:
+        return ""
+    return path[len(root_path) :] if path[len(root_path)] == "/" else path
+
+
+def _entries(routes: Sequence[BaseRoute], prefix: str, unreadable: list[str]) -> Iterator[tuple[Shape, Entry]]:
+    """Each route as the shape of its path (`route_index.py`) and its entry, in the order they are tried."""
+    contexts = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
+    for route in contexts(routes) if contexts is not None else routes:
+        original = getattr(route, "original_route", route)
+        effective = getattr(route, "_effective_route", route)
+        path: str | None = getattr(effective, "path_format", None)
+        convertors = getattr(effective, "param_convertors", {})
+        inner: Level | None = None
+        if isinstance(effective, (Mount, Host)):
+            here = "" if isinstance(effective, Host) else (path or "").removesuffix("/{path}")
+            router = router_of(effective.app)
+            endpoint: object = effective.app
+            template = prefix + here + ("/{path}" if isinstance(effective, Mount) else "")
+            inner = Level(router, prefix + here, unreadable) if router is not None else None
+            static = not isinstance(effective, Host) and "{" not in here and inner is not None
+        else:
+            endpoint = getattr(effective, "endpoint", None)
+            template = prefix + (path or "")
+            static = not convertors and path is not None
+            if endpoint is None and not hasattr(effective, "routes"):
+                unreadable.append(repr(original))
+        shape = _shape(path if not isinstance(effective, Host) else None, convertors)
+        yield shape, Entry(template, endpoint, _matches(original, effective), inner, static)
+
+
+def _matches(original: Any, effective: Any) -> Matches:
+    """The `matches` that the framework will ask."""
+    own: Matches = effective.matches
+    overridden = type(original).matches.__module__ not in FRAMEWORKS
+    if effective is not original and overridden and not isinstance(effective, BaseRoute):
+        return partial(_matches_included, original, effective)
+    return own
+
+
+def _matches_included(original: Any, effective: Any, scope: Scope) -> tuple[Match, Scope]:
+    """A route class with a `matches` of its own, in an included router: FastAPI tells it of the prefix by the scope."""
+    inside = {**scope.get("fastapi", {}), "effective_route_context": effective}
+    found: tuple[Match, Scope] = original.matches({**scope, "fastapi": inside})
+    return found
+
+
+def _shape(path: str | None, convertors: dict[str, Any]) -> Shape:
+    """The segments of a path: text, `None` for any one segment, `...` (as the last) for any number of them."""
+    if path is None:
+        return [...]
+    shape: list[str | None | EllipsisType] = []
+    for segment in path.rstrip("\n").split("/"):
+        if "{" not in segment:
+            shape.append(segment)
+        elif all(one_segment(convertor) for name, convertor in convertors.items() if f"{{{name}}}" in segment):
+            shape.append(None)
+        else:
+            shape.append(...)
+            break
+    return shape

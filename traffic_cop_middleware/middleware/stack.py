@@ -1,0 +1,66 @@
+"""The outermost callable of a stack: it owns the lifespan and makes the context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from traffic_cop_middleware.composition.parts import Parts
+from traffic_cop_middleware.middleware.client_address import ClientAddress
+from traffic_cop_middleware.middleware.context import KEY, TrafficContext
+from traffic_cop_middleware.middleware.lifespan import run_lifespan
+from traffic_cop_middleware.middleware.pipeline import check_order, warn_of_cors_inside
+from traffic_cop_middleware.middleware.route_table import RouteTable
+
+
+class Stack:
+    """Runs the layers of ours around `app`; what is no request or lifespan passes untouched.
+
+    `build` puts the layers around the app. `layer` is its name in the pipeline's order.
+
+    Raises:
+        OrderError: another layer of ours stands inside `app` where it can't work.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        layer: str,
+        parts: Parts,
+        client_address: ClientAddress,
+        table: RouteTable,
+        build: Callable[[ASGIApp], ASGIApp],
+    ) -> None:
+        check_order(layer, app)
+        self.app = app
+        self._layer = layer
+        self._layers = build(app)
+        self._parts = parts
+        self._client_address = client_address
+        self._table = table
+        self._checked = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http" or kind == "websocket":  # noqa: PLR1714 - the faster of the two on every request
+            if not self._checked:
+                self._check()
+            scope[KEY] = TrafficContext(scope, self._client_address)
+            await self._layers(scope, receive, send)
+        elif kind == "lifespan":
+            await run_lifespan(self.app, scope, receive, send, open_parts=self._start, close_parts=self._parts.stop)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _start(self) -> None:
+        self._check()
+        await self._parts.start()
+
+    def _check(self) -> None:
+        """See once, when all is put together, that it can work."""
+        self._checked = True
+        check_order(self._layer, self.app)
+        warn_of_cors_inside(self.app)
+        self._table.build()
