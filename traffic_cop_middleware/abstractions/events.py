@@ -41,4 +41,5 @@ class Observers:
 
     def emit(self, kind: str, attributes: Mapping[str, Any]) -> None:
         """Tell of something that happens now."""
-        self.tell(Event(kind, time.time(), attributes))
+        if self._observers:
+            self.tell(Event(kind, time.time(), attributes))

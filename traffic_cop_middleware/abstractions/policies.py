@@ -25,9 +25,9 @@ class Rate:
     seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """One limit, ready to be applied.
+    """One limit, ready to be applied. Made once per plan and compared by identity: it is a key on every request.
 
     `name` stands in the response fields, `bucket` behind the subject in the store's key; `rate` is tokens per second.
     """

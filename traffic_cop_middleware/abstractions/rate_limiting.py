@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from traffic_cop_middleware.abstractions.denials import DenyCache
 from traffic_cop_middleware.abstractions.policies import Policy
-from traffic_cop_middleware.contracts import MICRO, BucketStore, Guard, Take
+from traffic_cop_middleware.contracts import MICRO, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.errors import CostTooHigh, StoreError
 
 OnOutage = Literal["local", "allow", "refuse"]
@@ -27,8 +27,35 @@ class Charge(NamedTuple):
     cost: float = 1
 
 
+class Bill(NamedTuple):
+    """All that a request owes: its charges, and the same as the store is asked. Made by `bill`."""
+
+    charges: tuple[Charge, ...]
+    takes: tuple[Take, ...]
+    policies: tuple[Policy, ...]
+
+
+def bill(charges: Iterable[Charge]) -> Bill:
+    """Charges as a bill.
+
+    Raises:
+        CostTooHigh: a cost is above its bucket's capacity (or below 0), so that it could never be granted.
+    """
+    charges = tuple(charges)
+    for policy, _subject, cost in charges:
+        if not 0 <= cost <= policy.burst:
+            raise CostTooHigh(
+                f"this request costs {cost:g} tokens, and the limit {policy.name!r} holds {policy.burst:g} at most"
+            )
+    return Bill(
+        charges,
+        tuple(Take(f"{{{subject}}}{policy.bucket}", policy.burst, policy.rate, cost) for policy, subject, cost in charges),
+        tuple(charge.policy for charge in charges),
+    )
+
+
 class Standing(NamedTuple):
-    """How one bucket stands after a decision: what the response fields say of it."""
+    """How one bucket stands after a decision: what people are told of it."""
 
     policy: Policy
     kind: str
@@ -45,20 +72,12 @@ class Decision:
     none where nobody could be.
     """
 
-    __slots__ = ("_answers", "_charges", "_takes", "admitted", "source")
+    __slots__ = ("_answers", "_bill", "admitted", "source")
 
-    def __init__(
-        self,
-        admitted: bool,
-        source: Source,
-        charges: Sequence[Charge] = (),
-        takes: Sequence[Take] = (),
-        answers: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, admitted: bool, source: Source, owed: Bill, answers: Sequence[int]) -> None:
         self.admitted = admitted
         self.source = source
-        self._charges = charges
-        self._takes = takes
+        self._bill = owed
         self._answers = answers
 
     @property
@@ -70,30 +89,40 @@ class Decision:
             return OUTAGE_RETRY_SECONDS
         return max(1, ceil(-min(self._answers) / MICRO))
 
-    def levels(self) -> list[tuple[Policy, int, int]]:
-        """For each bucket that was asked: its policy, the whole tokens left, and seconds until there is one more."""
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies whose buckets were asked, in order."""
+        return self._bill.policies
+
+    def levels(self) -> list[int]:
+        """For each bucket that was asked, flat: the whole tokens left, and the seconds until there is one more."""
         found = []
-        for (policy, _subject, _cost), (_key, burst, rate, cost), answer in zip(
-            self._charges, self._takes, self._answers, strict=True
-        ):
+        for (_key, burst, rate, cost), answer in zip(self._bill.takes, self._answers, strict=False):
             free = burst - answer / MICRO if answer >= 0 else cost + answer * rate / MICRO
             remaining = int(free + 1e-6) if free > 0 else 0
-            more_in = 0 if remaining >= burst else ceil((remaining + 1 - free) / rate - 1e-6)
-            found.append((policy, remaining, more_in))
+            found.append(remaining)
+            found.append(0 if remaining >= burst else ceil((remaining + 1 - free) / rate - 1e-6))
         return found
 
     def standings(self) -> list[Standing]:
         """The same for people: also whose bucket (the kind of key), and the wait in seconds where it refused."""
+        levels = self.levels()
         return [
-            Standing(policy, charge.subject.partition(":")[0], answer < 0, remaining, more_in, max(0, -answer) / MICRO)
-            for (policy, remaining, more_in), charge, answer in zip(
-                self.levels(), self._charges, self._answers, strict=True
+            Standing(
+                charge.policy,
+                charge.subject.partition(":")[0],
+                answer < 0,
+                levels[2 * index],
+                levels[2 * index + 1],
+                max(0, -answer) / MICRO,
             )
+            for index, (charge, answer) in enumerate(zip(self._bill.charges, self._answers, strict=False))
         ]
 
 
-UNCHECKED = Decision(True, "none")
-UNAVAILABLE = Decision(False, "none")
+NOTHING = Bill((), (), ())
+UNCHECKED = Decision(True, "none", NOTHING, ())
+UNAVAILABLE = Decision(False, "none", NOTHING, ())
 
 
 class RateLimitAbstraction:
@@ -119,61 +148,70 @@ class RateLimitAbstraction:
         self._on_outage = on_outage
         self._denials = DenyCache() if store.shared else None
 
-    async def take(
-        self, charges: Sequence[Charge], *, guard: Guard | None = None, otherwise: Sequence[Charge] = ()
-    ) -> Decision:
+    def take(
+        self, owed: Bill, *, guard: Guard | None = None, otherwise: Bill = NOTHING
+    ) -> Decision | Awaitable[Decision]:
         """Take what the request owes: one round trip, none when a standing refusal already answers.
 
-        With a `guard` that does not hold, what `otherwise` says is taken instead, in the same operation; and on an
-        outage too, for then nobody can say whether it holds.
-
-        Raises:
-            CostTooHigh: a cost is above its bucket's capacity (or below 0), so that it could never be granted.
+        Decided at once where no round trip is needed; else there is something to await, and the question is on its way.
+        With a `guard` that does not hold, `otherwise` is taken instead, in the same operation; and on an outage too,
+        for then nobody can say whether it holds.
         """
-        takes = _takes(charges)
-        if guard is not None:
-            guard = guard._replace(otherwise=tuple(_takes(otherwise)))
         denials = self._denials
-        if denials is None:
-            taken = await self._store.take(takes, guard=guard)
-        else:
+        sent = 0.0
+        if denials is not None:
             sent = self._clock()
             if denials and guard is None:
-                for charge, take in zip(charges, takes, strict=True):
+                for index, take in enumerate(owed.takes):
                     wait = denials.wait(take.key, take.cost, sent)
                     if wait:
-                        return Decision(False, "cache", (charge,), (take,), (min(-1, -ceil(wait * MICRO)),))
-            try:
-                taken = await self._store.take(takes, guard=guard)
-            except StoreError:
-                return await self._without_store(charges, takes) if guard is None else await self._without_store(
-                    otherwise, guard.otherwise
-                )
-            if not taken.admitted and taken.guard_held:
-                for take, answer in zip(takes, taken.answers, strict=True):
-                    if answer < 0:
-                        denials.remember(take.key, take.cost, sent - answer / MICRO)
-        if guard is not None and not taken.guard_held:
-            charges, takes = otherwise, list(guard.otherwise)
-        return Decision(taken.admitted, "store", charges, takes, taken.answers)
+                        return Decision(False, "cache", _one(owed, index), (min(-1, -ceil(wait * MICRO)),))
+        if guard is not None:
+            guard = guard._replace(otherwise=otherwise.takes)
+        try:
+            taken = self._store.take(owed.takes, guard=guard)
+        except StoreError:
+            return self._without_store(owed if guard is None else otherwise)
+        if type(taken) is Taken:
+            return Decision(taken.admitted, "store", owed if taken.guard_held else otherwise, taken.answers)
+        return self._answer(cast("Awaitable[Taken]", taken), owed, otherwise, guarded=guard is not None, sent=sent)
 
-    async def _without_store(self, charges: Sequence[Charge], takes: Sequence[Take]) -> Decision:
+    async def _answer(
+        self, asked: Awaitable[Taken], owed: Bill, otherwise: Bill, *, guarded: bool, sent: float
+    ) -> Decision:
+        try:
+            admitted, answers, guard_held = await asked
+        except StoreError:
+            return await _settled(self._without_store(otherwise if guarded else owed))
+        if not guard_held:
+            return Decision(admitted, "store", otherwise, answers)
+        if not admitted and self._denials is not None:
+            for take, answer in zip(owed.takes, answers, strict=True):
+                if answer < 0:
+                    self._denials.remember(take.key, take.cost, sent - answer / MICRO)
+        return Decision(admitted, "store", owed, answers)
+
+    def _without_store(self, owed: Bill) -> Decision | Awaitable[Decision]:
         if self._on_outage == "allow":
             return UNCHECKED
         if self._on_outage == "refuse":
             return UNAVAILABLE
         workers = max(1, self._live_workers())
-        share = [Take(key, max(burst / workers, cost, 1.0), rate / workers, cost) for key, burst, rate, cost in takes]
-        taken = await self._local.take(share)
-        return Decision(taken.admitted, "local", charges, share, taken.answers)
+        share = tuple(
+            Take(key, max(burst / workers, cost, 1.0), rate / workers, cost) for key, burst, rate, cost in owed.takes
+        )
+        return self._from_local(owed._replace(takes=share))
+
+    async def _from_local(self, owed: Bill) -> Decision:
+        taken = self._local.take(owed.takes)
+        admitted, answers, _ = taken if isinstance(taken, Taken) else await taken
+        return Decision(admitted, "local", owed, answers)
 
 
-def _takes(charges: Sequence[Charge]) -> list[Take]:
-    takes = []
-    for policy, subject, cost in charges:
-        if not 0 <= cost <= policy.burst:
-            raise CostTooHigh(
-                f"this request costs {cost:g} tokens, and the limit {policy.name!r} holds {policy.burst:g} at most"
-            )
-        takes.append(Take(f"{{{subject}}}{policy.bucket}", policy.burst, policy.rate, cost))
-    return takes
+def _one(owed: Bill, index: int) -> Bill:
+    """One charge of a bill, alone."""
+    return Bill(*(part[index : index + 1] for part in owed))
+
+
+async def _settled(decision: Decision | Awaitable[Decision]) -> Decision:
+    return decision if isinstance(decision, Decision) else await decision

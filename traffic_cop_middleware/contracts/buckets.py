@@ -71,12 +71,12 @@ class BucketStore(Protocol):
 
     def take(
         self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None
-    ) -> Awaitable[Taken]:
+    ) -> Taken | Awaitable[Taken]:
         """Take from all the buckets, or from none.
 
-        The question is asked by the call, not by awaiting what it returns: several asked before the first is awaited
-        share one round trip. `now` (seconds) replaces the store's clock, for contract suites only. The keys of one
-        call differ from each other.
+        A store in this process answers at once; a shared one gives something to await. Its question is asked by the
+        call, not by the awaiting: several asked before the first is awaited share one round trip. `now` (seconds)
+        replaces the store's clock, for contract suites only. The keys of one call differ from each other.
 
         Raises:
             StoreUnavailable: not reached, or not within the deadline (`StoreTimeout`).

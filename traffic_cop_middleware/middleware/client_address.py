@@ -83,7 +83,8 @@ class ClientAddress:
                     f"trusted_proxies={trusted_proxies!r}: {exc}. Write the proxies' networks, as in ['10.0.0.0/8'], or "
                     "the number of proxies in front, as in 1"
                 ) from exc
-        self._watched = 0 if self._networks or self._hops else REQUESTS_WATCHED
+        self._trusting = bool(self._networks or self._hops)
+        self._watched = 0 if self._trusting else REQUESTS_WATCHED
         self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
 
     def of(self, peer: tuple[str, int] | None, headers: Headers) -> str:
@@ -91,7 +92,7 @@ class ClientAddress:
         address = peer[0] if peer else ""
         if self._watched:
             self._watch(headers, address)
-        if self._networks or self._hops:
+        if self._trusting:
             address = self._behind_proxies(headers, address)
         return client_network(address) if address else "unknown"
 

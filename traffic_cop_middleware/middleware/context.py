@@ -31,12 +31,10 @@ class TrafficContext:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._peer: tuple[str, int] | None = scope.get("client")
-        self.route: Matched = UNMATCHED
-        self.decision: Decision | None = None
         self._client_address = client_address
         self._client: str | None = None
-        self._request_id: str | None = None
-        self._traceparent: str | None = None
+        self.route: Matched = UNMATCHED
+        self.decision: Decision | None = None
 
     @property
     def client(self) -> str:
@@ -49,10 +47,12 @@ class TrafficContext:
     @property
     def request_id(self) -> str:
         """The `X-Request-ID` that came, if it is a short plain word, else a new one: 32 hexadecimal digits."""
-        if self._request_id is None:
+        try:
+            return self._request_id
+        except AttributeError:
             given = self._header(b"x-request-id")
-            self._request_id = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        return self._request_id
+            self._request_id: str = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+            return self._request_id
 
     @property
     def traceparent(self) -> str:
@@ -60,13 +60,15 @@ class TrafficContext:
 
         See W3C Trace Context, section 3.2; version "ff" is invalid there.
         """
-        if self._traceparent is None:
+        try:
+            return self._traceparent
+        except AttributeError:
             given = self._header(b"traceparent")
             if TRACEPARENT.fullmatch(given) and not given.startswith(b"ff"):
-                self._traceparent = given.decode()
+                self._traceparent: str = given.decode()
             else:
                 self._traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
-        return self._traceparent
+            return self._traceparent
 
     def _header(self, name: bytes) -> bytes:
         return next((value for key, value in self._headers if key == name), b"")

@@ -25,36 +25,27 @@ def sf_string(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def policy_item(policy: Policy) -> str:
-    window = f";w={policy.window}" if policy.burst >= policy.rate else ""
-    return f"{policy_name(policy)};q={int(policy.burst)}{window}"
+def templates(policies: tuple[Policy, ...]) -> tuple[Header, bytes]:
+    """The `RateLimit-Policy` field, and `RateLimit`'s value with room for each bucket's two numbers.
+
+    The window is left out below one second: it is a whole number on the wire.
+    """
+    names = [sf_string(policy.name) for policy in policies]
+    items = [
+        f"{name};q={int(policy.burst)}" + (f";w={policy.window}" if policy.burst >= policy.rate else "")
+        for name, policy in zip(names, policies, strict=True)
+    ]
+    room = ", ".join(f"{name.replace('%', '%%')};r=%d;t=%d" for name in names)
+    return (b"ratelimit-policy", ", ".join(items).encode("ascii")), room.encode("ascii")
 
 
-@lru_cache(maxsize=4096)
-def policy_name(policy: Policy) -> str:
-    return sf_string(policy.name)
-
-
-@lru_cache(maxsize=1024)
-def policies_field(policies: tuple[Policy, ...]) -> bytes:
-    """The value of `RateLimit-Policy`. The window is left out below one second: it is a whole number."""
-    return ", ".join(map(policy_item, policies)).encode("ascii")
-
-
-def limit_fields(decision: Decision) -> list[Header]:
+def limit_fields(decision: Decision) -> Sequence[Header]:
     """`RateLimit-Policy` and `RateLimit` for a decision; none where no bucket was asked."""
     levels = decision.levels()
     if not levels:
-        return []
-    if len(levels) == 1:
-        policy, remaining, more_in = levels[0]
-        limits = f"{policy_name(policy)};r={remaining};t={more_in}"
-    else:
-        limits = ", ".join([f"{policy_name(policy)};r={remaining};t={more_in}" for policy, remaining, more_in in levels])
-    return [
-        (b"ratelimit-policy", policies_field(tuple([level[0] for level in levels]))),
-        (b"ratelimit", limits.encode("ascii")),
-    ]
+        return ()
+    policy_field, room = templates(decision.policies)
+    return policy_field, (b"ratelimit", room % tuple(levels))
 
 
 def x_headers(standings: Sequence[Standing]) -> list[Header]:

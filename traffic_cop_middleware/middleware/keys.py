@@ -39,8 +39,8 @@ class Key:
 
     kind: str = ""
     beside: Key | None = None
-    waits: bool = False
-    """Whether `subject` may have to be awaited."""
+    by_client: bool = False
+    """Whether the subject depends on the client's address and the route alone."""
 
     def __call__(self, connection: HTTPConnection) -> str | None | Awaitable[str | None]:
         raise TypeError(f"{type(self).__name__} gives no value of its own")
@@ -54,6 +54,7 @@ class ByIp(Key):
     """The client's address; of an IPv6 client the /64 network. Behind a proxy, set `trusted_proxies`."""
 
     kind = "ip"
+    by_client = True
 
     def __call__(self, connection: HTTPConnection) -> str:
         context: TrafficContext = connection.scope["traffic_cop"]
@@ -67,6 +68,7 @@ class ByRoute(Key):
     """One bucket per route for all clients together."""
 
     kind = "route"
+    by_client = True
 
     def __call__(self, connection: HTTPConnection) -> str:
         context: TrafficContext = connection.scope["traffic_cop"]
@@ -80,6 +82,7 @@ class ByEveryone(Key):
     """One bucket for all clients together."""
 
     kind = "everyone"
+    by_client = True
 
     def __call__(self, connection: HTTPConnection) -> str:
         return "all"
@@ -101,7 +104,6 @@ class ByApiKey(Key):
     def __init__(self, verify: Verify | None = None) -> None:
         self._verify = verify
         self.beside = ByIpBesideApiKey() if verify is None else None
-        self.waits = verify is not None
 
     @overload  # type: ignore[override]
     def __call__(self, connection: HTTPConnection) -> str | None: ...
@@ -139,14 +141,14 @@ class ByApiKey(Key):
 class ByIpBesideApiKey(ByIp):
     """The address of a client that brings an API key which nobody verified."""
 
+    by_client = False
+
     def subject(self, context: TrafficContext, scope: Scope) -> str | None:  # type: ignore[override]
         return f"ip:{context.client}" if _api_key(scope) else None
 
 
 class ByFunction(Key):
     """A key function of the user's."""
-
-    waits = True
 
     def __init__(self, function: KeyFunction) -> None:
         self._function = function

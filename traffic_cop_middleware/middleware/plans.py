@@ -6,16 +6,24 @@ marks only. Limits of one name share a bucket and are charged once.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from traffic_cop_middleware.abstractions.policies import Policy, capacity
+from traffic_cop_middleware.abstractions.rate_limiting import Bill, Charge, bill
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware.context import TrafficContext
 from traffic_cop_middleware.middleware.keys import Key
 from traffic_cop_middleware.middleware.marks import Cost, Limit
-from traffic_cop_middleware.middleware.route_table import METHODS, UNMATCHED, Matched
+from traffic_cop_middleware.middleware.route_table import METHODS, Matched
 
 OTHER_METHOD = "_OTHER"
+BILLS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +35,61 @@ class Applied:
     cost: Cost
 
 
-class Plan(tuple[Applied, ...]):
-    """What a request owes, in order. `simple`: no key and no cost has to be called or awaited."""
+class Plan:
+    """What a request to one route owes.
 
-    simple: bool
+    Where every key is the client's address (or nothing of the request) and every cost a number, one client's bill is
+    the same each time, and the last clients' bills are kept.
+    """
 
-    def __new__(cls, applied: Iterable[Applied]) -> Plan:
-        plan = super().__new__(cls, applied)
-        plan.simple = all(not each.key.waits and not callable(each.cost) and each.cost for each in plan)
-        return plan
+    __slots__ = ("_bills", "applied", "by_client")
+
+    def __init__(self, applied: Sequence[Applied]) -> None:
+        self.applied = tuple(applied)
+        self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
+        self._bills: dict[str, Bill] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.applied)
+
+    def client_bill(self, context: TrafficContext, scope: Scope) -> Bill:
+        """The bill of the request's client; only where `by_client`."""
+        client = context.client
+        owed = self._bills.get(client)
+        if owed is None:
+            if len(self._bills) >= BILLS_KEPT:
+                self._bills.clear()
+            owed = self._bills[client] = bill(
+                [
+                    Charge(each.policy, each.key.subject(context, scope), each.cost)  # type: ignore[arg-type]
+                    for each in self.applied
+                ]
+            )
+        return owed
+
+    async def bill(self, context: TrafficContext, scope: Scope) -> Bill:
+        """The request's bill, asking the key and cost functions.
+
+        Raises:
+            CostTooHigh: a cost function says more than fits, or less than nothing.
+            TypeError: a function returned something else than it may.
+        """
+        charges = []
+        for each in self.applied:
+            subject = each.key.subject(context, scope)
+            if inspect.isawaitable(subject):
+                subject = await subject
+            if subject is None:
+                continue
+            cost = each.cost
+            if callable(cost):
+                said = cost(HTTPConnection(scope))
+                cost = await said if inspect.isawaitable(said) else said
+                if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not isfinite(cost):
+                    raise TypeError(f"the cost function of limit {each.policy.name!r} returned {cost!r}, not a number")
+            if cost:
+                charges.append(Charge(each.policy, subject, cost))
+        return bill(charges)
 
 
 class Subtree:
@@ -68,7 +122,6 @@ class Planner:
         self._limits = tuple(limits)
         self._subtrees: tuple[Subtree, ...] = ()
         self._methods = METHODS
-        self._unmatched: dict[tuple[str, tuple[Subtree, ...]], Plan] = {}
         self._learn_methods(limits)
 
     def add(self, subtree: Subtree) -> None:
@@ -78,15 +131,16 @@ class Planner:
 
     def plan(self, matched: Matched, method: str, path: str) -> Plan:
         """What a request to this route owes. `path` is the one below the app's root path."""
-        if method not in self._methods and not any(method in (each.methods or ()) for each in matched.marks.limits):
-            method = OTHER_METHOD
         subtrees = self._subtrees
         if subtrees:
-            subtrees = tuple(subtree for subtree in subtrees if subtree.takes_in(path))
-        plans = self._unmatched if matched is UNMATCHED else matched.plans
-        plan: Plan | None = plans.get((method, subtrees))
+            subtrees = tuple([subtree for subtree in subtrees if subtree.takes_in(path)])
+        place = (method, subtrees) if subtrees else method
+        plan: Plan | None = matched.plans.get(place)
         if plan is None:
-            plan = plans[method, subtrees] = self._work_out(matched, method, subtrees)
+            if method not in self._methods and not any(method in (each.methods or ()) for each in matched.marks.limits):
+                method = OTHER_METHOD
+            place = (method, subtrees) if subtrees else method
+            plan = matched.plans[place] = matched.plans.get(place) or self._work_out(matched, method, subtrees)
         return plan
 
     def _learn_methods(self, limits: Iterable[Limit]) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.events import Observers
-from traffic_cop_middleware.abstractions.rate_limiting import Charge, Decision
+from traffic_cop_middleware.abstractions.rate_limiting import Decision
 from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
 from traffic_cop_middleware.middleware.marks import Limit
-from traffic_cop_middleware.middleware.plans import Plan, Planner
+from traffic_cop_middleware.middleware.plans import Planner
 from traffic_cop_middleware.middleware.refusals import OnRefusal, Refusal, refusal_of, refuse
-from traffic_cop_middleware.middleware.route_table import RouteTable, route_path
+from traffic_cop_middleware.middleware.route_table import Matched, RouteTable, route_path
 
 FIRST_OPEN_PATIENCE = 0.05
 """Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
@@ -79,47 +76,38 @@ class RateLimitLayer:
         path = route_path(scope["path"], root_path) if root_path else scope["path"]
         plan = self._planner.plan(matched, scope.get("method", "GET"), path)
         decision: Decision | None = None
-        if plan:
+        if plan.applied:
             opened = self._parts.opened
             if opened is None or opened.loop is not None:
                 opened = await self._parts.open(patience=FIRST_OPEN_PATIENCE)
             try:
-                charges = [
-                    Charge(each.policy, subject, each.cost)  # type: ignore[arg-type]
-                    for each in plan
-                    if (subject := each.key.subject(context, scope)) is not None
-                ] if plan.simple else await _charges(plan, context, scope)
-                if charges:
-                    decision = context.decision = await opened.rate_limits.take(charges)
+                owed = plan.client_bill(context, scope) if plan.by_client else await plan.bill(context, scope)
             except CostTooHigh as exc:
                 await self._refuse(scope, receive, send, Refusal(400, (), "", 0, f"{exc}."), None)
                 return
-            if decision is not None:
-                if self._observers:
-                    self._tell(context, decision)
+            if owed.takes:
+                answer = opened.rate_limits.take(owed)
+                decision = answer if isinstance(answer, Decision) else await answer
+                context.decision = decision
+                self._tell(matched, decision)
                 if not decision.admitted:
                     await self._refuse(scope, receive, send, refusal_of(decision), decision)
                     return
-
-        tells = self._tells and decision is not None
+        told = decision if self._tells else None
 
         def send_with_fields(message: Message) -> Any:
             if message["type"] == "http.response.start":
                 if scope.get("endpoint") is not matched.endpoint:
                     table.noticed(scope, matched)
-                if tells:
-                    message = {**message, "headers": [*message.get("headers", ()), *self._fields(decision)]}
+                if told is not None:
+                    message = {**message, "headers": [*message.get("headers", ()), *self._fields(told)]}
             return send(message)
 
         await self.app(scope, receive, send_with_fields)
 
-    def _fields(self, decision: Decision | None) -> Sequence[Header]:
-        if decision is None:
-            return ()
-        fields = limit_fields(decision) if self._settings.fields else []
-        if self._settings.x_headers:
-            fields += x_headers(decision.standings())
-        return fields
+    def _fields(self, decision: Decision) -> Sequence[Header]:
+        fields = limit_fields(decision) if self._settings.fields else ()
+        return [*fields, *x_headers(decision.standings())] if self._settings.x_headers else fields
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, refusal: Refusal, decision: Decision | None
@@ -129,12 +117,12 @@ class RateLimitLayer:
             receive,
             send,
             refusal=refusal,
-            fields=self._fields(decision),
+            fields=self._fields(decision) if decision is not None else (),
             on_refusal=self._settings.on_refusal,
         )
 
-    def _tell(self, context: TrafficContext, decision: Decision) -> None:
-        attributes: dict[str, Any] = {"route": context.route.template, "source": decision.source}
+    def _tell(self, matched: Matched, decision: Decision) -> None:
+        attributes: dict[str, Any] = {"route": matched.template, "source": decision.source}
         if decision.admitted:
             self._observers.emit("limit.admitted", attributes)
             return
@@ -142,27 +130,3 @@ class RateLimitLayer:
         attributes |= {"limits": refusal.limits, "key": refusal.key, "retry_after": refusal.retry_after}
         self._observers.emit("limit.refused", attributes)
 
-
-async def _charges(plan: Plan, context: TrafficContext, scope: Scope) -> list[Charge]:
-    """What the request owes, where keys or costs are functions that may have to be awaited.
-
-    Raises:
-        CostTooHigh: a cost function says more than fits, or less than nothing.
-        TypeError: it says no number.
-    """
-    charges = []
-    for each in plan:
-        subject = each.key.subject(context, scope)
-        if each.key.waits and inspect.isawaitable(subject):
-            subject = await subject
-        if subject is None:
-            continue
-        cost = each.cost
-        if callable(cost):
-            said = cost(HTTPConnection(scope))
-            cost = await said if inspect.isawaitable(said) else said
-            if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not isfinite(cost):
-                raise TypeError(f"the cost function of the limit {each.policy.name!r} returned {cost!r}, not a number")
-        if cost:
-            charges.append(Charge(each.policy, subject, cost))
-    return charges

@@ -104,6 +104,7 @@ class RouteTable:
         self._memo: dict[tuple[Any, str], Matched] = {}
         self._memo_root: str | None = None
         self._disagreed: set[int] = set()
+        self.unmatched = Matched(UNMATCHED.template, None, Marks())
         self.generation = 0
 
     def build(self) -> None:
@@ -126,15 +127,15 @@ class RouteTable:
                 log.warning("%s", told)
 
     def find(self, scope: Scope) -> Matched:
-        """What the request will reach; `UNMATCHED` for a 404, a redirect, or an app without routes."""
+        """What the request will reach; `unmatched` for a 404, a redirect, or an app without routes."""
         level = self._level
         if level is None or len(level.router.routes) != level.count:
             if self._built and level is None:
-                return UNMATCHED
+                return self.unmatched
             self.build()
             level = self._level
             if level is None:
-                return UNMATCHED
+                return self.unmatched
         root = level.root_path or scope.get("root_path", "")
         if root == self._memo_root:
             known = self._memo.get((scope.get("method"), scope["path"]))
@@ -149,7 +150,9 @@ class RouteTable:
         except Exception:
             # The route's own `matches` failed on this request, and will again when the app routes it.
             log.debug("a route failed to match %r", scope["path"], exc_info=True)
-            return UNMATCHED
+            return self.unmatched
+        if matched is UNMATCHED:
+            return self.unmatched
         if lasting and scope.get("method", "GET") in METHODS:
             if self._memo_root is None:
                 self._memo_root = root

@@ -9,7 +9,7 @@ the 64 oldest, makes room: in a flood of made-up keys that is one of the flood's
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -19,19 +19,6 @@ from traffic_cop_middleware.contracts import MICRO, SLACK, Guard, Take, Taken
 SWEPT_PER_NEW_KEY = 2
 LOOKED_AT_WHEN_CROWDED = 64
 RELATIVE_SLACK = 1 + SLACK / 1000
-
-
-class Ready:
-    """An answer that is there already; awaiting it never suspends."""
-
-    __slots__ = ("taken",)
-
-    def __init__(self, taken: Taken) -> None:
-        self.taken = taken
-
-    def __await__(self) -> Generator[Any, None, Taken]:
-        return self.taken
-        yield
 
 
 class MemoryBuckets:
@@ -48,17 +35,17 @@ class MemoryBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Ready:
+    def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:
         at = self._clock() * MICRO if now is None else float(round(now * MICRO))
         guard_held = guard is None or self._holds(guard)
         if guard is not None and not guard_held:
             requests = guard.otherwise
-        buckets = self._buckets
+        find = self._buckets.get
         admitted = True
         answers = []
-        debts = []
+        found = []
         for key, burst, rate, cost in requests:
-            bucket = buckets.get(key)
+            bucket = find(key)
             debt = 0.0
             if bucket is not None:
                 debt = bucket[1]
@@ -68,27 +55,26 @@ class MemoryBuckets:
                     if debt < 0:
                         debt = 0.0
             after = debt + cost
-            if after > burst * RELATIVE_SLACK + SLACK:
+            if after > burst and after > burst * RELATIVE_SLACK + SLACK:
                 admitted = False
                 answers.append(min(-1, -ceil((after - burst) * MICRO / rate)))
             else:
                 answers.append(ceil(after * MICRO))
-            debts.append(after)
+            found.append((bucket, after))
         if admitted:
-            for (key, _burst, rate, _cost), debt in zip(requests, debts, strict=True):
-                bucket = buckets.get(key)
+            for index, (bucket, after) in enumerate(found):
                 if bucket is None:
                     self._make_room(at)
-                    buckets[key] = [at, debt, rate]
+                    self._buckets[requests[index].key] = [at, after, requests[index].rate]
                 else:
                     bucket[0] = at
-                    bucket[1] = debt
-                    bucket[2] = rate
+                    bucket[1] = after
+                    bucket[2] = requests[index].rate
         else:
-            for index, take in enumerate(requests):
+            for index, (_, after) in enumerate(found):
                 if answers[index] >= 0:
-                    answers[index] = ceil((debts[index] - take.cost) * MICRO)
-        return Ready(Taken(admitted, answers, guard_held))
+                    answers[index] = ceil((after - requests[index].cost) * MICRO)
+        return Taken(admitted, answers, guard_held)
 
     def _holds(self, guard: Guard) -> bool:
         return guard.record in self._keyspace and self._keyspace.get(guard.generation_key, 0) == guard.generation

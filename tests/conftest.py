@@ -1,0 +1,68 @@
+"""Fixtures that all tests share: real and fake Redis servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakeredis import TcpFakeServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from redis.exceptions import ResponseError
+
+from tests.servers import RedisServer, free_port, running_redis
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real redis-server that the whole run shares. Nobody may kill, freeze or reconfigure it."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """The shared real redis-server, emptied."""
+    shared_redis.command("FLUSHALL")
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real redis-server of one test's own, to kill and freeze."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+class FakeRedisHandler(TCPFakeRequestHandler):
+    """Answers an error reply as a server does. fakeredis's own handler hangs up after one."""
+
+    def setup(self) -> None:
+        super().setup()
+        read = self.current_client.read_response
+
+        def read_response() -> Any:
+            try:
+                return read()
+            except ResponseError as exc:
+                return exc
+
+        self.current_client.read_response = read_response
+
+
+@pytest.fixture(scope="session")
+def fake_redis_url() -> Iterator[str]:
+    """fakeredis behind a real socket: the adapter's whole path against a server that is none."""
+    port = free_port()
+    server = TcpFakeServer(("127.0.0.1", port), server_type="redis")
+    server.daemon_threads = True
+    server.RequestHandlerClass = FakeRedisHandler
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
