@@ -28,6 +28,8 @@ from urllib.request import urlopen
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
 CONNECTIONS = 64
+FIRST_CORE = {min(os.sched_getaffinity(0))}
+"""The server's."""
 
 
 class BenchmarkError(Exception):
@@ -91,6 +93,16 @@ def cpu_seconds(pid: int) -> float:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             total += sum(cpu_seconds(int(child)) for child in children.read_text().split())
     return total
+
+
+def pin_beside_server() -> None:
+    """Leave the first core to the server alone: this process, and wrk and Redis that it starts, take the others.
+
+    Otherwise the kernel puts the load now on this core and now on that, and moves the server's CPU per request by 10 %.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores[1:])
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -183,6 +195,7 @@ class AppServer:
             stdout=subprocess.PIPE,
             stderr=self.log,
         )
+        os.sched_setaffinity(self.process.pid, FIRST_CORE)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):

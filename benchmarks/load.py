@@ -86,14 +86,17 @@ class Paused:
         self.process.send_signal(signal.SIGSTOP)
 
     def finish(self) -> Load:
-        """End it as Ctrl-C does: it still reports."""
+        """End it as Ctrl-C does: it still reports. Asked again, as another thread than the main one may be asked."""
         self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(signal.SIGINT)
-        try:
-            said, _ = self.process.communicate(timeout=15)
-        except subprocess.TimeoutExpired:
-            raise BenchmarkError("wrk did not end within 15 s") from None
-        return parsed(said.decode())
+        for _attempt in range(20):
+            time.sleep(0.05)
+            self.process.send_signal(signal.SIGINT)
+            try:
+                said, _ = self.process.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            return parsed(said.decode())
+        raise BenchmarkError("wrk did not end within 20 s")
 
 
 @dataclass(frozen=True)

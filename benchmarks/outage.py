@@ -23,7 +23,17 @@ from dataclasses import dataclass, field
 
 import report
 from apps import PATHS
-from harness import CONNECTIONS, HOST, AppServer, BenchmarkError, RedisServer, need, one_at_a_time, stop_on_sigterm
+from harness import (
+    CONNECTIONS,
+    HOST,
+    AppServer,
+    BenchmarkError,
+    RedisServer,
+    need,
+    one_at_a_time,
+    pin_beside_server,
+    stop_on_sigterm,
+)
 from paced import NO_ANSWER, Answer, drive
 
 VARIANTS = ["bare", "ours stack+mark redis", "limits fixed redis", "slowapi decorator redis"]
@@ -152,6 +162,7 @@ def main() -> int:
     rounds = asked.rounds or (1 if asked.quick else 3)
     need("redis-server", "redis-server")
     stop_on_sigterm()
+    pin_beside_server()
     felt = {variant: Felt() for variant in VARIANTS}
     with one_at_a_time(), RedisServer() as redis:
         print(report.machine())

@@ -17,7 +17,7 @@ import sys
 import time
 
 import report
-from harness import BenchmarkError, RedisServer, need, one_at_a_time, stop_on_sigterm
+from harness import BenchmarkError, RedisServer, need, one_at_a_time, pin_beside_server, stop_on_sigterm
 from keys import memory_per_key
 from plan import Figures, Row, failing, measure, rows
 
@@ -53,6 +53,7 @@ def main() -> int:
     need("wrk", "wrk")
     need("redis-server", "redis-server")
     stop_on_sigterm()
+    pin_beside_server()
     begun = time.monotonic()
     with one_at_a_time(), RedisServer() as redis:
         print(report.machine())

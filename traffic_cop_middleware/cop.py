@@ -26,21 +26,34 @@ from traffic_cop_middleware.middleware.stack import Stack
 Limits = str | Limit | Iterable[str | Limit] | None
 
 
-class CopSettings(TypedDict, total=False):
-    """The kwargs of `TrafficCop`."""
+class BackendKwargs(TypedDict, total=False):
+    """The kwargs that every middleware of ours takes, as `TrafficCop` explains them."""
 
     backend: str | Backend
-    limits: Limits
     on_outage: OnOutage | Mapping[str, OnOutage]
     trusted_proxies: TrustedProxies
     observer: Observer | None
     namespace: str
     deadline: float
     expected_workers: int
+    limits: Limits
+    strict_routes: bool
+
+
+class CopSettings(BackendKwargs, total=False):
+    """The kwargs of `TrafficCop`."""
+
     limits_fields: bool
     limits_x_headers: bool
     limits_on_refusal: OnRefusal | None
-    strict_routes: bool
+
+
+class RateLimitKwargs(BackendKwargs, total=False):
+    """The kwargs of `RateLimitMiddleware`."""
+
+    fields: bool
+    x_headers: bool
+    on_refusal: OnRefusal | None
 
 
 class TrafficCop:
@@ -59,7 +72,7 @@ class TrafficCop:
         expected_workers: how many workers share a quota under "local" until the backend has counted them.
         limits_fields: whether responses carry `RateLimit` and `RateLimit-Policy`.
         limits_x_headers: whether they carry `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well.
-        limits_on_refusal: a function of the connection and the `Refusal` that gives a response, or `None` for the usual.
+        limits_on_refusal: a function of the connection and the `Refusal` that gives a response (`None`: the usual one).
         strict_routes: whether a route of a class that can't be read is an error at start instead of a warning.
 
     Raises:
@@ -84,7 +97,7 @@ class TrafficCop:
         strict_routes: bool = False,
         **unknown: Never,
     ) -> None:
-        _refuse_unknown("TrafficCop", type(self).__init__, unknown)
+        _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
         self._observers = Observers()
         if observer is not None:
             self.subscribe(observer)
@@ -123,7 +136,7 @@ class TrafficCop:
                 "app = cop.wrap(app)"
             )
         for middleware in app.user_middleware:
-            if middleware.cls is TrafficCopMiddleware:
+            if getattr(middleware.cls, "traffic_cop_layer", None) == TrafficCopMiddleware.traffic_cop_layer:
                 raise ConfigurationError("cop.install(app): a Traffic Cop is installed in this app already")
         app.add_middleware(TrafficCopMiddleware, cop=self)
 
@@ -193,13 +206,14 @@ class TrafficCopMiddleware(Stack):
     def __init__(self, app: ASGIApp, cop: TrafficCop | None = None, **settings: Unpack[CopSettings]) -> None:
         if cop is not None and settings:
             raise ConfigurationError(f"cop={cop!r} has its settings already: {', '.join(settings)} can't be set here")
-        (cop or TrafficCop(**settings))._stack(self, app, self.traffic_cop_layer)
+        given: Any = settings
+        (cop or TrafficCop(**given))._stack(self, app, self.traffic_cop_layer)
 
 
 class RateLimitMiddleware(Stack):
     """The limits alone: `app.add_middleware(RateLimitMiddleware, limits="100/minute", backend="redis://…")`.
 
-    Args: as of `TrafficCop`; `fields`, `x_headers` and `on_refusal` without the prefix `limits_`.
+    Takes the kwargs of `TrafficCop`; those of the limits go without their prefix: `fields`, `x_headers`, `on_refusal`.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -207,47 +221,20 @@ class RateLimitMiddleware(Stack):
 
     traffic_cop_layer = "rate_limit"
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        limits: Limits = None,
-        backend: str | Backend = "memory://",
-        on_outage: OnOutage | Mapping[str, OnOutage] = "local",
-        trusted_proxies: TrustedProxies = (),
-        observer: Observer | None = None,
-        namespace: str = "tc",
-        deadline: float = 0.05,
-        expected_workers: int = 1,
-        fields: bool = True,
-        x_headers: bool = False,
-        on_refusal: OnRefusal | None = None,
-        strict_routes: bool = False,
-        **unknown: Never,
-    ) -> None:
-        _refuse_unknown("RateLimitMiddleware", type(self).__init__, unknown)
-        cop = TrafficCop(
-            backend,
-            limits=limits,
-            on_outage=on_outage,
-            trusted_proxies=trusted_proxies,
-            observer=observer,
-            namespace=namespace,
-            deadline=deadline,
-            expected_workers=expected_workers,
-            limits_fields=fields,
-            limits_x_headers=x_headers,
-            limits_on_refusal=on_refusal,
-            strict_routes=strict_routes,
-        )
-        cop._stack(self, app, self.traffic_cop_layer)
+    def __init__(self, app: ASGIApp, **settings: Unpack[RateLimitKwargs]) -> None:
+        _refuse_unknown("RateLimitMiddleware", RateLimitKwargs.__annotations__, settings)
+        prefixed: Any = {
+            f"limits_{name}" if name in ("fields", "x_headers", "on_refusal") else name: value
+            for name, value in settings.items()
+        }
+        TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
-def _refuse_unknown(what: str, function: Callable[..., Any], unknown: Mapping[str, object]) -> None:
+def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:
     """A mistyped setting, with the one that was meant."""
-    if unknown:
-        known = [name for name in inspect.signature(function).parameters if name not in ("self", "app", "unknown")]
-        name = next(iter(unknown))
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
-        raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
+            raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")

@@ -49,7 +49,9 @@ def bill(charges: Iterable[Charge]) -> Bill:
             )
     return Bill(
         charges,
-        tuple(Take(f"{{{subject}}}{policy.bucket}", policy.burst, policy.rate, cost) for policy, subject, cost in charges),
+        tuple(
+            Take(f"{{{subject}}}{policy.bucket}", policy.burst, policy.rate, cost) for policy, subject, cost in charges
+        ),
         tuple(charge.policy for charge in charges),
     )
 
@@ -210,7 +212,7 @@ class RateLimitAbstraction:
 
 def _one(owed: Bill, index: int) -> Bill:
     """One charge of a bill, alone."""
-    return Bill(*(part[index : index + 1] for part in owed))
+    return Bill(owed.charges[index : index + 1], owed.takes[index : index + 1], owed.policies[index : index + 1])
 
 
 async def _settled(decision: Decision | Awaitable[Decision]) -> Decision:

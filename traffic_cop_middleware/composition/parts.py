@@ -40,7 +40,11 @@ class BackendSettings:
                 f"namespace={self.namespace!r}: the prefix of every key is a short word such as 'tc', without braces "
                 "and spaces"
             )
-        if isinstance(self.deadline, bool) or not isinstance(self.deadline, (int, float)) or not 0 < self.deadline <= 60:
+        if (
+            isinstance(self.deadline, bool)
+            or not isinstance(self.deadline, (int, float))
+            or not 0 < self.deadline <= 60
+        ):
             raise ConfigurationError(
                 f"deadline={self.deadline!r}: seconds that a call to the backend may take, above 0; 0.05 is usual"
             )
@@ -50,7 +54,7 @@ class BackendSettings:
             or self.expected_workers < 1
         ):
             raise ConfigurationError(f"expected_workers={self.expected_workers!r}: a whole number from 1")
-        for part, policy in (self.on_outage.items() if isinstance(self.on_outage, Mapping) else ()):
+        for part, policy in self.on_outage.items() if isinstance(self.on_outage, Mapping) else ():
             if part != "limits":
                 raise ConfigurationError(f"on_outage={self.on_outage!r}: {part!r} is no part; there is 'limits'")
             del policy
@@ -186,8 +190,8 @@ class Parts:
         sign = next((sign for sign, seen in signs.items() if seen), None)
         if sign is not None:
             log.warning(
-                "%s: %s. If this server runs several workers, each counts for itself, and a client gets each limit once "
-                "per worker. Share them: TrafficCop('redis://localhost:6379/0')",
+                "%s: %s. If this server runs several workers, each counts for itself, and a client gets each limit "
+                "once per worker. Share them: TrafficCop('redis://localhost:6379/0')",
                 opened.backend.name,
                 sign,
             )

@@ -48,9 +48,7 @@ class Backend(Protocol):
 class Opener(Protocol):
     """What an adapter exports as an entry point `traffic_cop_middleware.backends` under the name of a URL scheme."""
 
-    def __call__(
-        self, url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]
-    ) -> Backend:
+    def __call__(self, url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> Backend:
         """A backend for `url`, checked but not yet connected: no input or output happens here.
 
         `namespace` prefixes every key, `deadline` bounds every call (seconds), `notify` hears of losses and recoveries.

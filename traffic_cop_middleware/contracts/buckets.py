@@ -34,7 +34,6 @@ class Take(NamedTuple):
     cost: float = 1.0
 
 
-
 class Guard(NamedTuple):
     """What must still hold for the takes to be made at all; checked in the same operation.
 

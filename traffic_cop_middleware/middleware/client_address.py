@@ -68,8 +68,8 @@ class ClientAddress:
     def __init__(self, trusted_proxies: TrustedProxies = ()) -> None:
         self._hops = 0
         self._networks: list[IPv4Network | IPv6Network] = []
-        if isinstance(trusted_proxies, int) and not isinstance(trusted_proxies, bool):
-            if not 0 <= trusted_proxies <= MOST_HOPS:
+        if isinstance(trusted_proxies, int):
+            if isinstance(trusted_proxies, bool) or not 0 <= trusted_proxies <= MOST_HOPS:
                 raise ConfigurationError(
                     f"trusted_proxies={trusted_proxies!r}: a number of proxies is from 0 to {MOST_HOPS}"
                 )
@@ -80,8 +80,8 @@ class ClientAddress:
                 self._networks = [ip_network(entry) for entry in entries]
             except (TypeError, ValueError) as exc:
                 raise ConfigurationError(
-                    f"trusted_proxies={trusted_proxies!r}: {exc}. Write the proxies' networks, as in ['10.0.0.0/8'], or "
-                    "the number of proxies in front, as in 1"
+                    f"trusted_proxies={trusted_proxies!r}: {exc}. Write the proxies' networks, as in ['10.0.0.0/8'], "
+                    "or the number of proxies in front, as in 1"
                 ) from exc
         self._trusting = bool(self._networks or self._hops)
         self._watched = 0 if self._trusting else REQUESTS_WATCHED

@@ -81,6 +81,6 @@ def context_of(scope: Scope) -> TrafficContext:
         LookupError: it does not.
     """
     context: Any = scope.get(KEY)
-    if not isinstance(context, TrafficContext):
-        raise LookupError("this request does not pass Traffic Cop: install it with cop.install(app) or cop.wrap(app)")
-    return context
+    if isinstance(context, TrafficContext):
+        return context
+    raise LookupError("this request does not pass Traffic Cop: install it with cop.install(app) or cop.wrap(app)")

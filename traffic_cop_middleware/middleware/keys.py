@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Key", "KeyFunction", "by_api_key", "by_everyone", "by_ip", "by_route", "key_of"]
 
-KeyFunction = Callable[[HTTPConnection], str | None | Awaitable[str | None]]
-Verify = Callable[[str], bool | str | None | Awaitable[bool | str | None]]
+KeyFunction = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
+Verify = Callable[[str], bool | str | Awaitable[bool | str | None] | None]
 
 PLAIN = re.compile(r"[A-Za-z0-9._:/@+=-]{1,96}")
 API_KEY_HEADER = b"x-api-key"
@@ -42,7 +42,7 @@ class Key:
     by_client: bool = False
     """Whether the subject depends on the client's address and the route alone."""
 
-    def __call__(self, connection: HTTPConnection) -> str | None | Awaitable[str | None]:
+    def __call__(self, connection: HTTPConnection) -> str | Awaitable[str | None] | None:
         raise TypeError(f"{type(self).__name__} gives no value of its own")
 
     def subject(self, context: TrafficContext, scope: Scope) -> Any:
@@ -105,7 +105,7 @@ class ByApiKey(Key):
         self._verify = verify
         self.beside = ByIpBesideApiKey() if verify is None else None
 
-    @overload  # type: ignore[override]
+    @overload
     def __call__(self, connection: HTTPConnection) -> str | None: ...
 
     @overload
@@ -113,7 +113,7 @@ class ByApiKey(Key):
 
     def __call__(
         self, connection: HTTPConnection | None = None, *, verify: Verify | None = None
-    ) -> str | None | ByApiKey:
+    ) -> str | ByApiKey | None:
         if connection is None:
             if not callable(verify):
                 raise ConfigurationError(f"by_api_key(verify={verify!r}): verify is a function of the key")
@@ -154,7 +154,7 @@ class ByFunction(Key):
         self._function = function
         self.kind = getattr(function, "__name__", type(function).__name__).strip("<>")[:64]
 
-    def __call__(self, connection: HTTPConnection) -> str | None | Awaitable[str | None]:
+    def __call__(self, connection: HTTPConnection) -> str | Awaitable[str | None] | None:
         return self._function(connection)
 
     async def subject(self, context: TrafficContext, scope: Scope) -> str | None:

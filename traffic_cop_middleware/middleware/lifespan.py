@@ -30,7 +30,7 @@ async def run_lifespan(
     first = await receive()
     try:
         await open_parts()
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is told as a failed start
         text = f"Traffic Cop: {exc}" if isinstance(exc, ConfigurationError) else traceback.format_exc()
         await close_parts()
         await send({"type": "lifespan.startup.failed", "message": text})

@@ -23,7 +23,7 @@ Cost = float | Callable[[HTTPConnection], float | Awaitable[float]]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit as configured. Made by `limit(...)`; used as a decorator it marks an endpoint and returns it unchanged."""
+    """A limit as configured, made by `limit(...)`. As a decorator it marks an endpoint and returns it unchanged."""
 
     text: str
     rates: tuple[Rate, ...]
@@ -82,7 +82,9 @@ def limit(
                 f"limit {rate!r}: cost={cost!r} must be a number from 0 up to the bucket's capacity, {most:g}; a "
                 "request that costs more could never pass. Raise burst, or lower the cost"
             )
-    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 64 and name.isascii() and name.isprintable()):
+    if name is not None and not (
+        isinstance(name, str) and 0 < len(name) <= 64 and name.isascii() and name.isprintable()
+    ):
         raise ConfigurationError(f"limit {rate!r}: name={name!r} must be 1 to 64 printable ASCII characters")
     if name is not None and set(name) & set('"\\{}'):
         raise ConfigurationError(f"limit {rate!r}: name={name!r} can't have quotes, backslashes or braces in it")
@@ -145,9 +147,7 @@ def limits_of(limits: str | Limit | Iterable[str | Limit] | None, where: str) ->
 
 
 def _is_cost(cost: object, most: float) -> bool:
-    return (
-        isinstance(cost, (int, float)) and not isinstance(cost, bool) and isfinite(cost) and 0 <= cost <= most
-    )
+    return isinstance(cost, (int, float)) and not isinstance(cost, bool) and isfinite(cost) and 0 <= cost <= most
 
 
 def _mark(endpoint: Any, marks: Marks, what: str) -> None:

@@ -49,9 +49,6 @@ class Plan:
         self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
         self._bills: dict[str, Bill] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self.applied)
-
     def client_bill(self, context: TrafficContext, scope: Scope) -> Bill:
         """The bill of the request's client; only where `by_client`."""
         client = context.client
@@ -98,7 +95,12 @@ class Subtree:
     __slots__ = ("_below", "_prefix", "limits")
 
     def __init__(self, pattern: str, limits: tuple[Limit, ...]) -> None:
-        if not isinstance(pattern, str) or not pattern.startswith("/") or not pattern.endswith("/*") or "*" in pattern[:-1]:
+        if (
+            not isinstance(pattern, str)
+            or not pattern.startswith("/")
+            or not pattern.endswith("/*")
+            or "*" in pattern[:-1]
+        ):
             raise ConfigurationError(
                 f"cop.limit({pattern!r}, …): a subtree is written as its prefix and a star, as in '/admin/*'; it takes "
                 "in '/admin' and all below"
@@ -134,13 +136,18 @@ class Planner:
         subtrees = self._subtrees
         if subtrees:
             subtrees = tuple([subtree for subtree in subtrees if subtree.takes_in(path)])
+        plan: Plan | None = matched.plans.get((method, subtrees) if subtrees else method)
+        return plan or self._new_plan(matched, method, subtrees)
+
+    def _new_plan(self, matched: Matched, method: str, subtrees: tuple[Subtree, ...]) -> Plan:
+        """Work a plan out and keep it. Methods that nothing here names are one, so that nobody can fill the memory."""
+        named = (method in (each.methods or ()) for each in matched.marks.limits)
+        if method not in self._methods and not any(named):
+            method = OTHER_METHOD
         place = (method, subtrees) if subtrees else method
         plan: Plan | None = matched.plans.get(place)
         if plan is None:
-            if method not in self._methods and not any(method in (each.methods or ()) for each in matched.marks.limits):
-                method = OTHER_METHOD
-            place = (method, subtrees) if subtrees else method
-            plan = matched.plans[place] = matched.plans.get(place) or self._work_out(matched, method, subtrees)
+            plan = matched.plans[place] = self._work_out(matched, method, subtrees)
         return plan
 
     def _learn_methods(self, limits: Iterable[Limit]) -> None:

@@ -34,7 +34,11 @@ class RateLimitSettings:
     strict_routes: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("fields", self.fields), ("x_headers", self.x_headers), ("strict_routes", self.strict_routes)):
+        for name, value in (
+            ("fields", self.fields),
+            ("x_headers", self.x_headers),
+            ("strict_routes", self.strict_routes),
+        ):
             if not isinstance(value, bool):
                 raise ConfigurationError(f"{name}={value!r} must be True or False")
         if self.on_refusal is not None and not callable(self.on_refusal):
@@ -129,4 +133,3 @@ class RateLimitLayer:
         refusal = refusal_of(decision)
         attributes |= {"limits": refusal.limits, "key": refusal.key, "retry_after": refusal.retry_after}
         self._observers.emit("limit.refused", attributes)
-

@@ -39,7 +39,7 @@ class Refusal:
     detail: str
 
 
-OnRefusal = Callable[[HTTPConnection, Refusal], ASGIApp | None | Awaitable[ASGIApp | None]]
+OnRefusal = Callable[[HTTPConnection, Refusal], ASGIApp | Awaitable[ASGIApp | None] | None]
 
 TITLES = {400: "Cost above the limit", 429: "Too Many Requests", 503: "Service Unavailable"}
 KINDS = {429: "quota-exceeded", 503: "temporary-reduced-capacity"}

@@ -15,7 +15,7 @@ from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvert
 T = TypeVar("T")
 
 ONE_SEGMENT = (StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor)
-Shape = Sequence[str | None | EllipsisType]
+Shape = Sequence[str | EllipsisType | None]
 
 
 def one_segment(convertor: Any) -> bool:

@@ -260,7 +260,7 @@ def _shape(path: str | None, convertors: dict[str, Any]) -> Shape:
     """The segments of a path: text, `None` for any one segment, `...` (as the last) for any number of them."""
     if path is None:
         return [...]
-    shape: list[str | None | EllipsisType] = []
+    shape: list[str | EllipsisType | None] = []
     for segment in path.rstrip("\n").split("/"):
         if "{" not in segment:
             shape.append(segment)

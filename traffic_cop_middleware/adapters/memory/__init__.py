@@ -44,9 +44,7 @@ class MemoryBackend:
         """Nothing to let go of: the buckets live as long as this object."""
 
 
-def open(  # noqa: A001 - the name that the contract `Opener` gives it
-    url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]
-) -> MemoryBackend:
+def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> MemoryBackend:
     """`memory://`, or `memory://name` for one that is shared in this process; `?max_keys=100000` bounds its buckets."""
     parts = urlsplit(url)
     options = parse_qs(parts.query, keep_blank_values=True)

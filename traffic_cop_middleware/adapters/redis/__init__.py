@@ -22,7 +22,7 @@ from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 __all__ = ["RedisBackend", "open"]
 
-CENSUS = files(__package__).joinpath("census.lua").read_text()
+CENSUS = files("traffic_cop_middleware.adapters.redis").joinpath("census.lua").read_text()
 HEARTBEAT = 2.0
 DEAD_AFTER = 3 * HEARTBEAT
 
@@ -66,15 +66,11 @@ class RedisBackend:
     async def _count_workers(self) -> None:
         while True:
             with contextlib.suppress(StoreError):  # the last count stands; the link has told of the loss
-                self.live_workers = await self.link.ask(
-                    "EVAL", CENSUS, 1, self._workers_key, self._worker, DEAD_AFTER
-                )
+                self.live_workers = await self.link.ask("EVAL", CENSUS, 1, self._workers_key, self._worker, DEAD_AFTER)
             await asyncio.sleep(HEARTBEAT)
 
 
-def open(  # noqa: A001 - the name that the contract `Opener` gives it
-    url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]
-) -> RedisBackend:
+def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> RedisBackend:
     """`redis://user:password@host:6379/0`, `rediss://…` (TLS) or `unix:///path?db=0`, with redis-py's query options."""
     parts = urlsplit(url)
     place = parts.hostname or "localhost"
@@ -84,8 +80,8 @@ def open(  # noqa: A001 - the name that the contract `Opener` gives it
     try:
         _ = parts.port
         options = dict(parse_url(url))
-        if parts.scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-            raise ValueError(f"the path {parts.path!r} is no database number")
+        if parts.scheme != "unix":
+            _ = int(parts.path.strip("/") or 0)  # the database number
         connection_class = options.pop("connection_class", Connection)
 
         def open_connection() -> Connection:

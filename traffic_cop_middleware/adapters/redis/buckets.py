@@ -19,7 +19,7 @@ from traffic_cop_middleware.adapters.redis.link import NEVER, Link, reply_error
 from traffic_cop_middleware.contracts import MICRO, Guard, Take, Taken
 from traffic_cop_middleware.errors import StoreError
 
-SCRIPT = files(__package__).joinpath("take.lua").read_bytes()
+SCRIPT = files("traffic_cop_middleware.adapters.redis").joinpath("take.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives a script
 GROUPS_PER_CALL = 64
 """A script runs to its end before Redis does anything else: one call stays well below a millisecond."""
@@ -65,7 +65,9 @@ class Call:
             if future.done():
                 continue
             if held < 0:
-                future.set_exception(StoreError(f"a bucket's key holds something else: one of {[t.key for t in takes]}"))
+                future.set_exception(
+                    StoreError(f"a bucket's key holds something else: one of {[t.key for t in takes]}")
+                )
             else:
                 future.set_result(Taken(min(answers, default=0) >= 0, answers, held == 1))
 

@@ -27,8 +27,6 @@ from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio import Connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from traffic_cop_middleware.contracts import Event
@@ -110,7 +108,7 @@ class Link(asyncio.Protocol):
         self._notify = notify
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._reader = self._new_reader()
         self._state = "closed"
         self._told_down = False
@@ -186,7 +184,7 @@ class Link(asyncio.Protocol):
             for command, sink in outgoing:
                 if sink.expires == NEVER or (isinstance(sink, Answer) and sink.future.done()):
                     continue
-                chunks.append(hiredis.pack_command(tuple(command)))
+                chunks.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub: bytes as memoryview
                 self._awaiting.append(sink)
             if chunks and self._transport is not None:
                 self._transport.write(b"".join(chunks))
@@ -249,7 +247,7 @@ class Link(asyncio.Protocol):
         connection = self._open_connection()
         try:
             async with asyncio.timeout(CONNECT_DEADLINE):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("PING")
                 await connection.read_response()
         except BaseException:
@@ -259,10 +257,10 @@ class Link(asyncio.Protocol):
         if writer is None:
             raise StoreUnavailable(f"{self._name} closed the connection")
         self._connection = connection
-        self._transport = writer.transport
+        self._transport = transport = writer.transport
         self._reader = self._new_reader()
         self._misses = 0
-        self._transport.set_protocol(self)
+        transport.set_protocol(self)
         self._state = "up"
         if self._told_down:
             self._told_down = False
