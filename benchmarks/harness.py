@@ -95,6 +95,11 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def kept_waiting(pid: int) -> float:
+    """Seconds for which the main thread was ready to run and something else had its core (proc_pid_schedstat)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def pin_beside_server() -> None:
     """Leave the first core to the server alone: this process, and wrk and Redis that it starts, take the others.
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
-from harness import CONNECTIONS, AppServer, BenchmarkError, RedisServer, cpu_seconds, end, need
+from harness import CONNECTIONS, AppServer, BenchmarkError, RedisServer, cpu_seconds, end, kept_waiting, need
 
 TURN = 0.25
 """Seconds that one side is loaded before it is the other's turn."""
@@ -101,10 +101,32 @@ class Paused:
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds of CPU per request in one turn: of the server, and of Redis."""
+    """One turn: microseconds of CPU per request of the server and of Redis, seconds the server waited for a core."""
 
     server: float
     redis: float
+    waited: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A turn of the limited app and one of the bare app beside it."""
+
+    limited: Cost
+    bare: Cost
+
+    @property
+    def added(self) -> float:
+        return self.limited.server - self.bare.server
+
+    @property
+    def waited(self) -> float:
+        return max(self.limited.waited, self.bare.waited)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing else had the server's core for long: it would leave the caches cold."""
+        return self.waited < TURN / 20
 
 
 class Meter:
@@ -114,38 +136,46 @@ class Meter:
         self.server, self.redis = server, redis
         self.last = self.reading()
 
-    def reading(self) -> tuple[float, float, int]:
-        used = cpu_seconds(self.server.process.pid)
+    def reading(self) -> tuple[float, float, float, int]:
+        pid = self.server.process.pid
+        used = cpu_seconds(pid)
         for _ in range(100):  # what was sent before the pause is still being answered
             time.sleep(0.01)
-            before, used = used, cpu_seconds(self.server.process.pid)
+            before, used = used, cpu_seconds(pid)
             if used - before < 0.0005:
-                return used, cpu_seconds(self.redis.process.pid), self.server.requests()
+                return used, cpu_seconds(self.redis.process.pid), kept_waiting(pid), self.server.requests()
         raise BenchmarkError("the server was still busy a second after the load was paused")
 
     def lap(self) -> Cost:
         """Since the last one."""
         before, self.last = self.last, self.reading()
-        used, redis_used, requests = (now - then for now, then in zip(self.last, before, strict=True))
+        used, redis_used, waited, requests = (now - then for now, then in zip(self.last, before, strict=True))
         if requests < 50:
             raise BenchmarkError(f"only {requests:.0f} requests were served in {TURN} s")
-        return Cost(used / requests * 1e6, redis_used / requests * 1e6)
+        return Cost(used / requests * 1e6, redis_used / requests * 1e6, waited)
 
 
-def turns(server: AppServer, redis: RedisServer, path: str, pairs: int) -> tuple[list[Cost], list[Cost], Load, Load]:
-    """The cost of the limited app and of the bare one, in `pairs` pairs of turns, and what both wrks saw.
+def turns(server: AppServer, redis: RedisServer, path: str, pairs: int) -> tuple[list[Pair], Load, Load]:
+    """`pairs` pairs of turns of the limited app and the bare one, and what both wrks saw.
 
     A pair takes about half a second, and every second one is the other way round, so that a machine that slows down
-    favours nobody. What the kernel does for a request in the server's name counts as the server's CPU.
+    favours nobody. Pairs that something else disturbed are repeated, as often as there are pairs; then the calmest
+    count. What the kernel does for a request in the server's name counts as the server's CPU.
     """
-    longest = int(pairs * 4 * TURN) + 60
-    limited: list[Cost] = []
-    bare: list[Cost] = []
-    with Paused(server.url + path, longest) as one, Paused(server.bare_url + path, longest) as other:
+    found: list[Pair] = []
+    with (
+        Paused(server.url + path, int(pairs * 8 * TURN) + 60) as limited,
+        Paused(server.bare_url + path, int(pairs * 8 * TURN) + 60) as bare,
+    ):
         server.settle()
         meter = Meter(server, redis)
-        for number in range(pairs):
-            for wrk, costs in ((one, limited), (other, bare))[:: -1 if number % 2 else 1]:
+        for number in range(2 * pairs):
+            costs = {}
+            for wrk in (limited, bare) if number % 2 else (bare, limited):
                 wrk.turn()
-                costs.append(meter.lap())
-        return limited, bare, one.finish(), other.finish()
+                costs[wrk] = meter.lap()
+            found.append(Pair(costs[limited], costs[bare]))
+            if sum(pair.is_calm for pair in found) == pairs:
+                break
+        loads = limited.finish(), bare.finish()
+    return sorted(found, key=lambda pair: pair.waited)[:pairs], *loads

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from apps import PATHS
 from harness import CONNECTIONS, AppServer, BenchmarkError, RedisServer
-from load import Cost, Load, plain, turns
+from load import Load, Pair, plain, turns
 
 MARKED = ("ours mark memory", "ours mark redis")
 
@@ -38,38 +38,32 @@ class Row:
 
 @dataclass
 class Figures:
-    """What was measured of a row, over all rounds: turns of it and of the bare app beside it, and plain runs."""
+    """What was measured of a row, over all rounds: pairs of turns with the bare app, and plain runs."""
 
-    limited: list[Cost] = field(default_factory=list)
-    bare: list[Cost] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
     plain: list[Load] = field(default_factory=list)
 
     @property
     def cpu(self) -> float:
-        return statistics.median(cost.server for cost in self.limited)
+        return statistics.median(pair.limited.server for pair in self.pairs)
 
     @property
     def bare_cpu(self) -> float:
-        return statistics.median(cost.server for cost in self.bare)
+        return statistics.median(pair.bare.server for pair in self.pairs)
 
     @property
     def redis_cpu(self) -> float:
-        return statistics.median(cost.redis for cost in self.limited)
-
-    @property
-    def added(self) -> list[float]:
-        """One difference for each pair of turns."""
-        return [one.server - other.server for one, other in zip(self.limited, self.bare, strict=True)]
+        return statistics.median(pair.limited.redis for pair in self.pairs)
 
     @property
     def over_bare(self) -> float:
-        return statistics.median(self.added)
+        return statistics.median(pair.added for pair in self.pairs)
 
     @property
     def uncertainty(self) -> float:
         """Half the width of a 95 % interval of `over_bare`, by the median absolute deviation."""
-        deviation = statistics.median(abs(value - self.over_bare) for value in self.added)
-        return 2 * 1.2533 * 1.4826 * deviation / math.sqrt(len(self.added))
+        deviation = statistics.median(abs(pair.added - self.over_bare) for pair in self.pairs)
+        return 2 * 1.2533 * 1.4826 * deviation / math.sqrt(len(self.pairs))
 
 
 def rows(frameworks: list[str], *, quick: bool, only: str) -> list[Row]:
@@ -117,13 +111,12 @@ def measure(row: Row, figures: Figures, redis: RedisServer, *, pairs: int, secon
     path = PATHS[row.framework]
     with AppServer(row.variant, row.framework, redis.url, refuse=row.refuse) as server:
         run = plain(server.url + path, seconds)
-        limited, bare, *loads = turns(server, redis, path, pairs)
+        found, *loads = turns(server, redis, path, pairs)
         refused = [(run, row.refuse), *zip(loads, (row.refuse, False), strict=True)]
         for load, refuse in refused:
             expected = range(load.requests - CONNECTIONS, load.requests + 1) if refuse else range(1)
             if not load.requests or load.unserved not in expected or load.socket_errors:
                 print(server.said(), file=sys.stderr)
                 raise BenchmarkError(f"expected {'only' if refuse else 'no'} refusals and no errors, saw {load}")
-    figures.limited += limited
-    figures.bare += bare
+    figures.pairs += found
     figures.plain.append(run)

@@ -94,6 +94,12 @@ def tables(figures: dict[Row, Figures], bad: dict[Row, str]) -> str:
                 what = "every request refused" if refuse else "every request served"
                 parts.append(f"\n{framework}, {what}\n{grid(header, lines)}")
         parts += [f"{row.variant}: {why}" for row, why in bad.items() if row.framework == framework]
+    everything = [pair for found in figures.values() for pair in found.pairs]
+    disturbed = sum(not pair.is_calm for pair in everything)
+    if disturbed:
+        parts.append(
+            f"\n{disturbed} of {len(everything)} pairs of turns shared the server's core: expect too much noise"
+        )
     parts.append(
         "\nCPU us: of the serving process per request (user and system, all threads). + us: median over the bare app in"
         "\nturns with it, ± its 95 % interval. x peer: added CPU over the cheapest peer's on the same store. Redis us:"

@@ -235,6 +235,7 @@ def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            bare = name.removeprefix("limits_")
+            near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
             raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")

@@ -6,12 +6,14 @@ keyed by event loop, because a socket belongs to one.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import cast
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
+
+import anyio
 
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.contracts import Backend, Event, Opener
@@ -29,7 +31,7 @@ def opener(url: str) -> Opener:
         ConfigurationError: nobody knows the scheme.
         MissingExtra: its driver is not installed.
     """
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme in OURS:
         extra = OURS[scheme]
         try:
@@ -56,6 +58,8 @@ class Shared:
         self.observers = Observers()
         self.backend = open_backend(url, namespace=namespace, deadline=deadline, notify=self.observers.tell)
         self.users = 0
+        self.closed = False
+        self.lock = anyio.Lock()
 
 
 _shared: WeakValueDictionary[tuple[object, ...], Shared] = WeakValueDictionary()
@@ -71,43 +75,58 @@ class BackendHandle:
     def __init__(
         self, url: str, *, loop: object, namespace: str, deadline: float, notify: Callable[[Event], None]
     ) -> None:
-        open_backend = opener(url)
-        key = (loop, url, namespace, deadline)
+        self._key = (loop, url, namespace, deadline)
+        self._notify = notify
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self._shared = self._find()
+
+    def _find(self) -> Shared:
+        """The one that is in use under this key, or a new one; always a new one for a plain `memory://`."""
+        _loop, url, namespace, deadline = key = self._key
         private = url.partition("?")[0] == "memory://"
         shared = None if private else _shared.get(key)
         if shared is None:
-            shared = Shared(open_backend, url, namespace=namespace, deadline=deadline)
+            shared = Shared(opener(url), url, namespace=namespace, deadline=deadline)
             if not private:
                 _shared[key] = shared
-        self._key = key
-        self._shared = shared
-        self._notify = notify
-        self._unsubscribe: Callable[[], None] = lambda: None
+        return shared
 
     @property
     def backend(self) -> Backend:
         return self._shared.backend
 
     async def connect(self, *, patience: float) -> None:
-        """Connect if this is the first user.
+        """Connect if this is the first user; else wait until the first one has.
 
         Raises:
             ConfigurationError: it will never work as configured.
         """
-        self._unsubscribe = self._shared.observers.subscribe(self._notify)
-        self._shared.users += 1
-        if self._shared.users == 1:
-            try:
-                await self._shared.backend.connect(patience=patience)
-            except BaseException:
-                self._shared.users = 0
-                _shared.pop(self._key, None)
-                raise
+        while True:
+            shared = self._shared
+            async with shared.lock if self._key[0] is not None else contextlib.nullcontext():
+                if not shared.closed:
+                    self._unsubscribe = shared.observers.subscribe(self._notify)
+                    try:
+                        if shared.users == 0:
+                            await shared.backend.connect(patience=patience)
+                    except BaseException:
+                        self._unsubscribe()
+                        self._retire(shared)
+                        raise
+                    shared.users += 1
+                    return
+            self._shared = self._find()
 
     async def close(self) -> None:
         """Close if this is the last user."""
         self._unsubscribe()
         self._shared.users -= 1
         if self._shared.users == 0:
-            _shared.pop(self._key, None)
+            self._retire(self._shared)
             await self._shared.backend.close()
+
+    def _retire(self, shared: Shared) -> None:
+        """Nobody else may join it: a closed backend is not opened again."""
+        shared.closed = True
+        if _shared.get(self._key) is shared:
+            del _shared[self._key]

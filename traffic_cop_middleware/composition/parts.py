@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -28,13 +29,19 @@ START_PATIENCE = 1.0
 class BackendSettings:
     """How the backend is reached, and what an outage of it means. Checked when made."""
 
-    backend: str | Backend = "memory://"
+    backend: str | Backend = field(default="memory://", repr=False)
     namespace: str = "tc"
     deadline: float = 0.05
     on_outage: OnOutage | Mapping[str, OnOutage] = "local"
     expected_workers: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backend, str) and not hasattr(self.backend, "buckets"):
+            kind = type(self.backend).__name__  # its value may hold a password
+            raise ConfigurationError(
+                f"backend: a URL such as 'redis://localhost:6379/0' or an opened backend, not a {kind}. Write str(…) "
+                "around a URL of another type"
+            )
         if not isinstance(self.namespace, str) or not self.namespace or set(self.namespace) & set("{} \r\n"):
             raise ConfigurationError(
                 f"namespace={self.namespace!r}: the prefix of every key is a short word such as 'tc', without braces "
@@ -104,9 +111,9 @@ class Parts:
         self.settings = settings
         self.observers = observers
         self.opened: Opened | None = None
-        self._others: dict[object, Opened] = {}
+        self._by_loop: dict[object, Opened] = {}
+        self._locks: dict[object, anyio.Lock] = {}
         self._lifespans = 0
-        self._lock = anyio.Lock()
         if isinstance(settings.backend, str):
             self._per_loop = not settings.backend.startswith("memory:")
             handle = self._handle(loop=None)
@@ -126,31 +133,36 @@ class Parts:
             notify=self.observers.tell,
         )
 
+    def current(self) -> Opened | None:
+        """What is open for the running event loop."""
+        opened = self.opened
+        if opened is not None and opened.loop is not None and opened.loop is not _running_loop():
+            return None
+        return opened
+
     async def open(self, *, patience: float = START_PATIENCE) -> Opened:
         """Open for the running event loop, unless that was done.
 
         Raises:
             ConfigurationError: it will never work as configured.
         """
-        async with self._lock:
-            loop: object = None
-            if self._per_loop:
-                loop = _running_loop()
-                self._forget_closed_loops()
-                if self.opened is None or self.opened.loop is not loop:
-                    self.opened = self._others.get(loop)
-            if self.opened is None:
-                settings = self.settings
-                if isinstance(settings.backend, str):
-                    handle = self._handle(loop)
-                    await handle.connect(patience=patience)
-                    self.opened = Opened(settings, handle.backend, handle, loop)
-                else:
-                    self.opened = Opened(settings, settings.backend, None, None)
-                if self._per_loop:
-                    self._others[loop] = self.opened
-                self._warn_of_several_workers()
-            return self.opened
+        loop = _running_loop() if self._per_loop else None
+        self._forget_closed_loops()
+        async with self._locks.setdefault(loop, anyio.Lock()) if self._per_loop else contextlib.nullcontext():
+            opened = self._by_loop.get(loop)
+            if opened is None:
+                opened = self._by_loop[loop] = await self._open(loop, patience)
+                self._warn_of_several_workers(opened.backend)
+            self.opened = opened
+            return opened
+
+    async def _open(self, loop: object, patience: float) -> Opened:
+        settings = self.settings
+        if not isinstance(settings.backend, str):
+            return Opened(settings, settings.backend, None, None)
+        handle = self._handle(loop)
+        await handle.connect(patience=patience)
+        return Opened(settings, handle.backend, handle, loop)
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` closes.
@@ -166,20 +178,21 @@ class Parts:
         self._lifespans = max(0, self._lifespans - 1)
         if self._lifespans:
             return
-        async with self._lock:
-            opened, self.opened = self.opened, None
-            if opened is not None:
-                self._others.pop(opened.loop, None)
-                if opened.handle is not None:
-                    await opened.handle.close()
+        opened = self._by_loop.pop(_running_loop() if self._per_loop else None, None)
+        if opened is self.opened:
+            self.opened = None
+        if opened is not None and opened.handle is not None:
+            await opened.handle.close()
 
     def _forget_closed_loops(self) -> None:
-        for loop in [loop for loop in self._others if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()]:
-            del self._others[loop]
+        for loop in [
+            loop for loop in self._by_loop if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
+        ]:
+            del self._by_loop[loop]
+            self._locks.pop(loop, None)
 
-    def _warn_of_several_workers(self) -> None:
-        opened = self.opened
-        if opened is None or opened.backend.buckets is None or opened.backend.buckets.shared:
+    def _warn_of_several_workers(self, backend: Backend) -> None:
+        if backend.buckets is None or backend.buckets.shared:
             return
         workers = os.environ.get("WEB_CONCURRENCY", "")
         signs = {
@@ -192,7 +205,7 @@ class Parts:
             log.warning(
                 "%s: %s. If this server runs several workers, each counts for itself, and a client gets each limit "
                 "once per worker. Share them: TrafficCop('redis://localhost:6379/0')",
-                opened.backend.name,
+                backend.name,
                 sign,
             )
 

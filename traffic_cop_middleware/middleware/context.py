@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.types import Scope
@@ -29,7 +30,7 @@ class TrafficContext:
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
-        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
         self._peer: tuple[str, int] | None = scope.get("client")
         self._client_address = client_address
         self._client: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import ceil
 
 from traffic_cop_middleware.abstractions.policies import Policy
 from traffic_cop_middleware.abstractions.rate_limiting import Decision, Standing
@@ -57,7 +58,7 @@ def x_headers(standings: Sequence[Standing]) -> list[Header]:
     return [
         (b"x-ratelimit-limit", b"%d" % int(tightest.policy.burst)),
         (b"x-ratelimit-remaining", b"%d" % tightest.remaining),
-        (b"x-ratelimit-reset", b"%d" % -int(-missing // tightest.policy.rate)),
+        (b"x-ratelimit-reset", b"%d" % ceil(missing / tightest.policy.rate - 1e-9)),
     ]
 
 

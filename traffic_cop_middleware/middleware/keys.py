@@ -42,6 +42,9 @@ class Key:
     by_client: bool = False
     """Whether the subject depends on the client's address and the route alone."""
 
+    def __repr__(self) -> str:
+        return f"by_{self.kind}"
+
     def __call__(self, connection: HTTPConnection) -> str | Awaitable[str | None] | None:
         raise TypeError(f"{type(self).__name__} gives no value of its own")
 
@@ -154,6 +157,9 @@ class ByFunction(Key):
         self._function = function
         self.kind = getattr(function, "__name__", type(function).__name__).strip("<>")[:64]
 
+    def __repr__(self) -> str:
+        return self.kind
+
     def __call__(self, connection: HTTPConnection) -> str | Awaitable[str | None] | None:
         return self._function(connection)
 
@@ -201,7 +207,7 @@ def _digest(value: str) -> str:
 
 def _api_key(scope: Scope) -> str:
     """The key that came, if any; one longer than `LONGEST_API_KEY` bytes is nobody's."""
-    for name, value in scope["headers"]:
+    for name, value in scope.get("headers", ()):
         if name == API_KEY_HEADER and len(value) <= LONGEST_API_KEY:
             text: str = value.decode("latin-1")
             return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -117,6 +118,11 @@ def marks_of(endpoint: Any) -> Marks:
         if inner is None or inner is endpoint:
             return Marks()
         endpoint = inner
+
+
+def is_marked(endpoint: Any) -> bool:
+    """Whether marks stand on an endpoint; cheaper than reading them."""
+    return hasattr(endpoint, ATTRIBUTE) or (isinstance(endpoint, partial) and marks_of(endpoint) != Marks())
 
 
 def limits_of(limits: str | Limit | Iterable[str | Limit] | None, where: str) -> tuple[Limit, ...]:

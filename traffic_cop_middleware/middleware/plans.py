@@ -126,6 +126,11 @@ class Planner:
         self._methods = METHODS
         self._learn_methods(limits)
 
+    @property
+    def limits_all(self) -> bool:
+        """Whether there is any limit but those that marks say."""
+        return bool(self._limits or self._subtrees)
+
     def add(self, subtree: Subtree) -> None:
         """Limit a subtree from now on."""
         self._subtrees = (*self._subtrees, subtree)

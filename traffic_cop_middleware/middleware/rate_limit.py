@@ -14,7 +14,7 @@ from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
-from traffic_cop_middleware.middleware.marks import Limit
+from traffic_cop_middleware.middleware.marks import Limit, is_marked
 from traffic_cop_middleware.middleware.plans import Planner
 from traffic_cop_middleware.middleware.refusals import OnRefusal, Refusal, refusal_of, refuse
 from traffic_cop_middleware.middleware.route_table import Matched, RouteTable, route_path
@@ -75,15 +75,16 @@ class RateLimitLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: TrafficContext = scope["traffic_cop"]
         table = self._table
+        if not table.marked and not self._planner.limits_all:
+            await self.app(scope, receive, self._watching_for_marks(scope, send))
+            return
         matched = context.route = table.find(scope)
         root_path = scope.get("root_path", "")
         path = route_path(scope["path"], root_path) if root_path else scope["path"]
         plan = self._planner.plan(matched, scope.get("method", "GET"), path)
         decision: Decision | None = None
         if plan.applied:
-            opened = self._parts.opened
-            if opened is None or opened.loop is not None:
-                opened = await self._parts.open(patience=FIRST_OPEN_PATIENCE)
+            opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
             try:
                 owed = plan.client_bill(context, scope) if plan.by_client else await plan.bill(context, scope)
             except CostTooHigh as exc:
@@ -108,6 +109,16 @@ class RateLimitLayer:
             return send(message)
 
         await self.app(scope, receive, send_with_fields)
+
+    def _watching_for_marks(self, scope: Scope, send: Send) -> Send:
+        """Nothing is limited: only see whether a marked route was added since the table was built."""
+
+        def send_watching(message: Message) -> Any:
+            if message["type"] == "http.response.start" and is_marked(scope.get("endpoint")):
+                self._table.build()
+            return send(message)
+
+        return send_watching
 
     def _fields(self, decision: Decision) -> Sequence[Header]:
         fields = limit_fields(decision) if self._settings.fields else ()

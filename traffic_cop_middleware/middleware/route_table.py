@@ -11,19 +11,21 @@ method and path alone. There are no more such entries than routes and methods.
 
 A table can go stale: routes may be added while the app runs. A change of the number of routes is seen at once; a route
 added to an included router is seen when a response starts, because the endpoint in the scope is not the expected one
-(`noticed`). Then the table is built anew.
+(`noticed`). Then the table is built anew. Where that changes nothing, a router stands behind an app that shows no
+routes: such endpoints are remembered, and past a bound they are looked into ever more rarely.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
 
-from starlette.routing import BaseRoute, Host, Match, Mount
+from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount
 from starlette.types import Scope
 
 from traffic_cop_middleware.errors import ConfigurationError
@@ -34,7 +36,8 @@ log = logging.getLogger("traffic_cop")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 FRAMEWORKS = ("starlette.routing", "fastapi.routing")
-MOST_DISAGREEMENTS = 100
+MOST_FOREIGN = 100
+MOST_PATIENCE = 1000
 
 Matches = Callable[[Scope], tuple[Match, Scope]]
 
@@ -72,21 +75,43 @@ class Entry:
         self.partial = Matched(template, endpoint, Marks())
         self.matches = matches
         self.inner = inner
-        function = getattr(matches, "__func__", None)
-        self.pure = getattr(function, "__module__", "") in FRAMEWORKS and function is not Host.matches
+        self.pure = _is_frameworks(matches) and getattr(matches, "__func__", None) is not Host.matches
         self.static = static
+
+
+class Reading:
+    """What is gathered while an app's routes are read."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.routes: list[tuple[str, int, int]] = []
+        """Each route's template, identity and endpoint's identity: whether two readings saw the same."""
+        self.above: list[Any] = []
+        """The routers that are being read, so that an app mounted in itself comes to an end."""
+
+    def level(self, app: Any, prefix: str) -> Level | None:
+        """The routes of `app`, if it shows any."""
+        router = router_of(app)
+        if router is None or any(router is each for each in self.above):
+            return None
+        self.above.append(router)
+        level = Level(router, prefix, self)
+        self.above.pop()
+        return level
 
 
 class Level:
     """The routes of one router; a mount's or host's app is a level below."""
 
-    def __init__(self, router: Any, prefix: str, unreadable: list[str]) -> None:
+    def __init__(self, router: Any, prefix: str, reading: Reading) -> None:
         self.root_path: str = getattr(router, "root_path", "") or ""
         self.router = getattr(router, "router", router)
         self.count = len(self.router.routes)
         self.index: RouteIndex[Entry] = RouteIndex()
-        for shape, entry in _entries(self.router.routes, prefix, unreadable):
+        self.marked = False
+        for shape, entry in _entries(self.router.routes, prefix, reading):
             self.index.add(shape, entry)
+            self.marked |= entry.full.marks != Marks() or (entry.inner is not None and entry.inner.marked)
 
 
 class RouteTable:
@@ -103,27 +128,43 @@ class RouteTable:
         self._built = False
         self._memo: dict[tuple[Any, str], Matched] = {}
         self._memo_root: str | None = None
-        self._disagreed: set[int] = set()
+        self._routes: list[tuple[str, int, int]] = []
+        self._told = ""
+        self._foreign: dict[tuple[str, int], object] = {}
+        self._patience = 0
+        self._let_pass = 0
         self.unmatched = Matched(UNMATCHED.template, None, Marks())
+        self.marked = False
         self.generation = 0
 
     def build(self) -> None:
-        """Read the app's routes."""
-        router = router_of(self._app)
-        unreadable: list[str] = []
-        self._level = Level(router, "", unreadable) if router is not None else None
+        """Read the app's routes.
+
+        Raises:
+            ConfigurationError: with `strict`, a route is of a class that can't be read.
+        """
+        self._read(strict=self._strict)
+
+    def _read(self, *, strict: bool = False) -> None:
+        """Read the routes; while requests run, what can't be read is a warning only."""
+        reading = Reading()
+        self._level = reading.level(self._app, "")
+        self._routes = reading.routes
         self._memo = {}
         self._memo_root = None
         self._built = True
+        self.marked = self._level is not None and self._level.marked
         self.generation += 1
-        if unreadable:
+        if reading.unreadable:
             told = (
-                f"routes that can't be read, so that marks on their endpoints are not seen: {', '.join(unreadable)}. "
-                "A route class gives `matches` and `endpoint` as starlette.routing.Route does"
+                f"routes that can't be read, so that marks on their endpoints are not seen: "
+                f"{', '.join(reading.unreadable)}. A route class gives `matches` and `endpoint` as "
+                "starlette.routing.Route does"
             )
-            if self._strict:
+            if strict:
                 raise ConfigurationError(told)
-            if self.generation == 1:
+            if told != self._told:
+                self._told = told
                 log.warning("%s", told)
 
     def find(self, scope: Scope) -> Matched:
@@ -132,7 +173,7 @@ class RouteTable:
         if level is None or len(level.router.routes) != level.count:
             if self._built and level is None:
                 return self.unmatched
-            self.build()
+            self._read(strict=self._strict and not self._built)
             level = self._level
             if level is None:
                 return self.unmatched
@@ -145,7 +186,7 @@ class RouteTable:
             try:
                 matched, lasting = _find(level, scope)
             except StaleError:
-                self.build()
+                self._read()
                 matched, lasting = _find(self._level or level, scope)
         except Exception:
             # The route's own `matches` failed on this request, and will again when the app routes it.
@@ -163,18 +204,31 @@ class RouteTable:
     def noticed(self, scope: Scope, matched: Matched) -> None:
         """Compare with what the request reached; rebuild when the table is stale."""
         endpoint = scope.get("endpoint")
-        if endpoint is matched.endpoint or endpoint is None or id(endpoint) in self._disagreed:
+        if endpoint is matched.endpoint or endpoint is None:
             return
-        self.build()
-        if len(self._disagreed) < MOST_DISAGREEMENTS:
-            # Known to a router that this table does not see (behind an opaque mount): no rebuild for it again.
-            self._disagreed.add(id(endpoint))
+        place = (matched.template, id(endpoint))
+        if place in self._foreign:
+            return
+        if self._let_pass:
+            self._let_pass -= 1
+            return
+        # The old level keeps its routes alive, so that no identity is given twice.
+        level, routes = self._level, self._routes
+        self._read()
+        if routes != self._routes:
+            self._patience = 0
+        elif len(self._foreign) < MOST_FOREIGN:
+            self._foreign[place] = endpoint
+        else:
+            self._let_pass = self._patience = min(2 * self._patience + 1, MOST_PATIENCE)
+        del level
 
 
 def router_of(app: Any) -> Any:
     """The router in `app`, looking through the middlewares around it; `None` when there is none."""
     for _ in range(100):
-        if isinstance(getattr(app, "routes", None), list):
+        routes = getattr(app, "routes", None)
+        if isinstance(routes, list) and all(isinstance(route, BaseRoute) for route in routes):
             return app
         app = getattr(app, "app", None)
         if app is None:
@@ -214,7 +268,7 @@ def route_path(path: str, root_path: str) -> str:
     return path[len(root_path) :] if path[len(root_path)] == "/" else path
 
 
-def _entries(routes: Sequence[BaseRoute], prefix: str, unreadable: list[str]) -> Iterator[tuple[Shape, Entry]]:
+def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iterator[tuple[Shape, Entry]]:
     """Each route as the shape of its path (`route_index.py`) and its entry, in the order they are tried."""
     contexts = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
     for route in contexts(routes) if contexts is not None else routes:
@@ -222,29 +276,30 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, unreadable: list[str]) ->
         effective = getattr(route, "_effective_route", route)
         path: str | None = getattr(effective, "path_format", None)
         convertors = getattr(effective, "param_convertors", {})
+        matches = _matches(original, effective)
+        # Elsewhere the path is but a name: what is matched, `matches` or an exchanged `path_regex` knows.
+        by_path = _is_frameworks(matches) and path is not None and _is_compiled(effective, path, convertors)
         inner: Level | None = None
         if isinstance(effective, (Mount, Host)):
             here = "" if isinstance(effective, Host) else (path or "").removesuffix("/{path}")
-            router = router_of(effective.app)
             endpoint: object = effective.app
             template = prefix + here + ("/{path}" if isinstance(effective, Mount) else "")
-            inner = Level(router, prefix + here, unreadable) if router is not None else None
-            static = not isinstance(effective, Host) and "{" not in here and inner is not None
+            inner = reading.level(effective.app, prefix + here)
+            static = by_path and "{" not in here and inner is not None
         else:
             endpoint = getattr(effective, "endpoint", None)
             template = prefix + (path or "")
-            static = not convertors and path is not None
-            if endpoint is None and not hasattr(effective, "routes"):
-                unreadable.append(repr(original))
-        shape = _shape(path if not isinstance(effective, Host) else None, convertors)
-        yield shape, Entry(template, endpoint, _matches(original, effective), inner, static)
+            static = by_path and not convertors
+            if endpoint is None:
+                reading.unreadable.append(repr(original))
+        reading.routes.append((template, id(original), id(endpoint)))
+        yield _shape(path if by_path else None, convertors), Entry(template, endpoint, matches, inner, static)
 
 
 def _matches(original: Any, effective: Any) -> Matches:
     """The `matches` that the framework will ask."""
     own: Matches = effective.matches
-    overridden = type(original).matches.__module__ not in FRAMEWORKS
-    if effective is not original and overridden and not isinstance(effective, BaseRoute):
+    if effective is not original and not isinstance(effective, BaseRoute) and not _is_frameworks(original.matches):
         return partial(_matches_included, original, effective)
     return own
 
@@ -254,6 +309,23 @@ def _matches_included(original: Any, effective: Any, scope: Scope) -> tuple[Matc
     inside = {**scope.get("fastapi", {}), "effective_route_context": effective}
     found: tuple[Match, Scope] = original.matches({**scope, "fastapi": inside})
     return found
+
+
+def _is_frameworks(matches: Matches) -> bool:
+    """Whether a route's `matches` is the frameworks' own, which looks at the type, method and path alone."""
+    return getattr(getattr(matches, "__func__", None), "__module__", "") in FRAMEWORKS
+
+
+def _is_compiled(route: Any, path_format: str, convertors: dict[str, Any]) -> bool:
+    """Whether a route's `path_regex` is what starlette.routing makes of its path."""
+    regex: re.Pattern[str] | None = getattr(route, "path_regex", None)
+    pattern = "^"
+    for position, part in enumerate(PARAM_FORMAT_REGEX.split(path_format)):
+        if position % 2 == 0:
+            pattern += re.escape(part)
+        elif part in convertors:
+            pattern += f"(?P<{part}>{convertors[part].regex})"
+    return regex is not None and regex.pattern == pattern + "$" and regex.flags == re.UNICODE
 
 
 def _shape(path: str | None, convertors: dict[str, Any]) -> Shape:

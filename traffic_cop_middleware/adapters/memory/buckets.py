@@ -36,7 +36,7 @@ class MemoryBuckets:
         return len(self._buckets)
 
     def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:
-        at = self._clock() * MICRO if now is None else float(round(now * MICRO))
+        at = float(round((self._clock() if now is None else now) * MICRO))
         guard_held = guard is None or self._holds(guard)
         if guard is not None and not guard_held:
             requests = guard.otherwise
@@ -54,6 +54,8 @@ class MemoryBuckets:
                     debt -= elapsed * rate / MICRO
                     if debt < 0:
                         debt = 0.0
+                elif elapsed < 0:
+                    bucket[0] = at
             after = debt + cost
             if after > burst and after > burst * RELATIVE_SLACK + SLACK:
                 admitted = False
@@ -62,14 +64,19 @@ class MemoryBuckets:
                 answers.append(ceil(after * MICRO))
             found.append((bucket, after))
         if admitted:
+            fresh = False
             for index, (bucket, after) in enumerate(found):
                 if bucket is None:
-                    self._make_room(at)
-                    self._buckets[requests[index].key] = [at, after, requests[index].rate]
+                    fresh = True
                 else:
                     bucket[0] = at
                     bucket[1] = after
                     bucket[2] = requests[index].rate
+            if fresh:  # last, for making room may drop a bucket of this very call, which must have been charged by then
+                for index, (bucket, after) in enumerate(found):
+                    if bucket is None:
+                        self._make_room(at)
+                        self._buckets[requests[index].key] = [at, after, requests[index].rate]
         else:
             for index, (_, after) in enumerate(found):
                 if answers[index] >= 0:

@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-import sniffio
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from traffic_cop_middleware.adapters.redis.buckets import RedisBuckets
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
@@ -25,6 +26,22 @@ __all__ = ["RedisBackend", "open"]
 CENSUS = files("traffic_cop_middleware.adapters.redis").joinpath("census.lua").read_text()
 HEARTBEAT = 2.0
 DEAD_AFTER = 3 * HEARTBEAT
+
+FORMS = "redis://user:password@host:6379/0, rediss://host:6379/0 or unix:///run/redis.sock?db=0"
+OPTIONS = frozenset(
+    (
+        *("db", "username", "password", "client_name", "protocol"),
+        *("socket_timeout", "socket_connect_timeout", "socket_read_size", "socket_keepalive", "health_check_interval"),
+    )
+)
+TLS_OPTIONS = frozenset(
+    (
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs"),
+        *("ssl_check_hostname", "ssl_min_version", "ssl_ciphers", "ssl_include_verify_flags"),
+        "ssl_exclude_verify_flags",
+    )
+)
+"""Those of redis-py's connection options that a URL can say; the others take objects, or belong to its pool."""
 
 
 class RedisBackend:
@@ -44,48 +61,55 @@ class RedisBackend:
         self._census: asyncio.Task[None] | None = None
 
     async def connect(self, *, patience: float = CONNECT_DEADLINE) -> None:
-        library = sniffio.current_async_library()
-        if library != "asyncio":
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
             raise ConfigurationError(
-                f"{self.name} needs asyncio, and this app runs on {library}: redis-py has no {library} support. Run it "
-                "on asyncio (uvicorn does), or use backend='memory://'."
-            )
+                f"{self.name} needs asyncio, and this app runs on trio: redis-py has no support for it. Run the app on "
+                "asyncio (uvicorn does), or use backend='memory://'."
+            ) from None
         await self.link.connect(patience)
-        self._census = asyncio.get_running_loop().create_task(self._count_workers())
+        self._census = loop.create_task(self._count_workers())
 
     async def close(self) -> None:
-        if self._census is not None:
-            self._census.cancel()
-            await asyncio.wait([self._census])
-            self._census = None
-        if self.link.up:
-            with contextlib.suppress(StoreError):  # the set forgets a worker that could not say goodbye by itself
-                await self.link.ask("ZREM", self._workers_key, self._worker)
-        await self.link.close()
+        census, self._census = self._census, None
+        try:
+            if census is not None:
+                census.cancel()
+                await asyncio.wait([census])
+            if self.link.up:
+                with contextlib.suppress(StoreError):  # the set forgets one that could not say goodbye by itself
+                    await self.link.ask("ZREM", self._workers_key, self._worker)
+        finally:
+            await self.link.close()
 
     async def _count_workers(self) -> None:
-        while True:
-            with contextlib.suppress(StoreError):  # the last count stands; the link has told of the loss
-                self.live_workers = await self.link.ask("EVAL", CENSUS, 1, self._workers_key, self._worker, DEAD_AFTER)
-            await asyncio.sleep(HEARTBEAT)
+        try:
+            while True:
+                with contextlib.suppress(StoreError):  # the last count stands; the link has told of the loss
+                    self.live_workers = await self.link.ask(
+                        "EVAL", CENSUS, 1, self._workers_key, self._worker, DEAD_AFTER
+                    )
+                await asyncio.sleep(HEARTBEAT)
+        finally:
+            if self._census is not None:  # not by `close`: the loop ends, and the socket must not outlive it
+                self.link.let_go()
 
 
 def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> RedisBackend:
-    """`redis://user:password@host:6379/0`, `rediss://…` (TLS) or `unix:///path?db=0`, with redis-py's query options."""
-    parts = urlsplit(url)
-    place = parts.hostname or "localhost"
-    with contextlib.suppress(ValueError):
-        place += f":{parts.port}" if parts.port else ""
-    name = f"unix://{parts.path}" if parts.scheme == "unix" else f"{parts.scheme}://{place}{parts.path}"
-    try:
-        _ = parts.port
-        options = dict(parse_url(url))
-        if parts.scheme != "unix":
-            _ = int(parts.path.strip("/") or 0)  # the database number
-        connection_class = options.pop("connection_class", Connection)
+    """`redis://user:password@host:6379/0`, `rediss://…` (TLS) or `unix:///path?db=0`.
 
-        def open_connection() -> Connection:
-            return connection_class(  # type: ignore[operator, no-any-return]
+    In the query: the options of redis-py's connections that are plain values (`OPTIONS`, `TLS_OPTIONS`).
+    """
+    parts = _split(url)
+    name = _name(parts)
+    _check_options(parts, name)
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+        connection_class: type[Connection] = options.pop("connection_class", Connection)
+
+        def new_connection() -> Connection:
+            return connection_class(
                 **{
                     "protocol": 2,
                     "socket_timeout": CONNECT_DEADLINE,
@@ -96,10 +120,67 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
                 }
             )
 
-        open_connection()
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError(
-            f"{name} can't be used: {exc}. Write redis://host:6379/0, rediss://host:6379/0 or unix:///run/redis.sock?db=0"
-        ) from exc
+        first = new_connection()
+        tls = first.ssl_context.get() if isinstance(first, SSLConnection) else None
+    except (TypeError, ValueError, OSError, RedisError) as exc:
+        raise ConfigurationError(f"{name} can't be used: {exc}. Write {FORMS}") from exc
+
+    def open_connection() -> Connection:
+        connection = new_connection()
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.context = tls  # read once: the authorities take tens of milliseconds
+        return connection
+
     link = Link(open_connection, name=name, deadline=deadline, notify=notify)
     return RedisBackend(link, name=name, namespace=namespace)
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL that can be told apart.
+
+    What is written of one that can't never quotes it: where a reserved character stands in a password, pieces of the
+    password are taken for the host, the port or the path.
+    """
+    try:
+        parts = urlsplit(url)
+        hidden = "@" in parts.fragment or (parts.scheme != "unix" and "@" in parts.path + parts.query.partition("=")[0])
+        if parts.scheme == "unix":
+            hidden |= bool(parts.netloc) and "@" not in parts.netloc
+        whole = not hidden and not parts.fragment and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ConfigurationError(
+            "backend: this Redis URL can't be read: its port is no number from 1 to 65535, its host is malformed, or "
+            f"its user or password holds one of : / ? # [ ] @ as it is (write %2F for a slash). Write {FORMS}"
+        ) from None
+    return parts
+
+
+def _name(parts: SplitResult) -> str:
+    """What may be printed of a URL: no user, no password, no options."""
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}"
+    host = parts.hostname or "localhost"
+    place = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{place}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _check_options(parts: SplitResult, name: str) -> None:
+    known = OPTIONS | TLS_OPTIONS if parts.scheme == "rediss" else OPTIONS
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for option in query:
+        if option in TLS_OPTIONS - known:
+            raise ConfigurationError(f"{name}: the option {option!r} needs TLS. Write rediss://, or leave it out")
+        if option not in known:
+            raise ConfigurationError(
+                f"{name}: {option!r} is no option of a Redis URL; there are {', '.join(sorted(known))}"
+            )
+    path = parts.path.strip("/")
+    if parts.scheme == "unix":
+        if not path:
+            raise ConfigurationError(f"{name}: the path of the socket is missing. Write unix:///run/redis.sock?db=0")
+        path = ""
+    for database in (path, query.get("db", "")):
+        if database and not (database.isascii() and database.isdecimal()):
+            raise ConfigurationError(f"{name}: {database!r} is no database number. Write {FORMS}")

@@ -59,7 +59,7 @@ class Call:
         place = 0
         for takes, guard, future in self._groups:
             held = reply[place]
-            count = len(takes) if held or guard is None else len(guard.otherwise)
+            count = len(takes) if held % 2 or guard is None else len(guard.otherwise)
             answers = reply[place + 1 : place + 1 + count]
             place += 1 + count
             if future.done():

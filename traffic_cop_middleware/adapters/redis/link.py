@@ -8,7 +8,9 @@ queue, and its reply is dropped: neighbours notice nothing.
 
 A link is `up`, `connecting` (what is asked waits, within its deadline) or `down` (what is asked fails at once, while a
 probe in the background tries to come back). It goes down when a connection can't be had, or after
-`MISSES_UNTIL_DOWN` deadlines missed in a row. A connection that breaks is opened again at once.
+`MISSES_UNTIL_DOWN` failures in a row: deadlines missed, or connections that broke under a question. A connection that
+breaks is opened again at once. A server that is reached but says that it can't serve (a replica, no memory left) is
+asked on, for only that shows when it can again; it is told as lost and back like one that went away.
 
 redis-py opens the connection (TLS, AUTH, ACL, SELECT, unix sockets); then this class takes over its transport, and
 hiredis frames what goes through it (docs/decisions/0003-one-write-per-tick.md).
@@ -23,11 +25,11 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis.asyncio import Connection
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
@@ -37,8 +39,14 @@ log = logging.getLogger("traffic_cop.redis")
 MISSES_UNTIL_DOWN = 3
 PROBE_FIRST, PROBE_LONGEST = 0.05, 1.0
 CONNECT_DEADLINE = 1.0
-NOT_SERVING = ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
+HELD_UP = 0.01
+"""A deadline that is looked at this much late was held up by the loop itself: the replies get as long to be read."""
+NOT_SERVING = frozenset(
+    ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM")
+)
 """Error replies of a server that can't serve at present: the same as one that can't be reached."""
+NOT_ALLOWED = ("NOPERM ", "ERR The user executing the script can't", "ERR ACL failure in script")
+"""Error replies to a user that lacks a permission: nobody is served until an operator gives it."""
 
 INCOMPLETE = object()
 NEVER = float("inf")
@@ -80,11 +88,30 @@ class Answer:
 
 def reply_error(reply: Exception) -> StoreError:
     """An error reply, as the error that callers know: unavailable where the server can't serve at present."""
-    text = str(reply)
-    kind = StoreUnavailable if text.startswith(NOT_SERVING) else StoreError
-    error = kind(f"Redis answered: {text}")
+    kind = StoreUnavailable if code_of(reply) in NOT_SERVING else StoreError
+    error = kind(f"Redis answered: {reply}")
     error.__cause__ = reply
     return error
+
+
+def code_of(error: Exception) -> str:
+    """The first word of an error reply; redis-py takes it off the text of those that it knows."""
+    return str(getattr(error, "status_code", None) or str(error).partition(" ")[0])
+
+
+def refuses(error: Exception) -> bool:
+    """Whether the server turned this client away for what the URL says, and not because it can't serve at present."""
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return True
+    return isinstance(error, ResponseError) and code_of(error) not in NOT_SERVING
+
+
+def packed(command: Arguments) -> bytes:
+    """A command on the wire. A lone surrogate, which a key made of a client's bytes may hold, goes as its bytes."""
+    try:
+        return cast("bytes", hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub: memoryview
+    except UnicodeEncodeError:
+        return packed([part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in command])
 
 
 class Link(asyncio.Protocol):
@@ -117,7 +144,10 @@ class Link(asyncio.Protocol):
         self._awaiting: deque[Sink] = deque()
         self._flush_due = False
         self._watch: asyncio.TimerHandle | None = None
+        self._spared = False
         self._misses = 0
+        self._pause = PROBE_FIRST
+        self._trouble = 0.0
         self._back: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._refused: Exception | None = None
@@ -176,7 +206,7 @@ class Link(asyncio.Protocol):
                 gatherer()
         finally:
             self._flush_due = False
-        if not self._outgoing or self._state == "closed":
+        if not self._outgoing:
             return
         if self._state == "up":
             outgoing, self._outgoing = self._outgoing, []
@@ -184,11 +214,15 @@ class Link(asyncio.Protocol):
             for command, sink in outgoing:
                 if sink.expires == NEVER or (isinstance(sink, Answer) and sink.future.done()):
                     continue
-                chunks.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub: bytes as memoryview
+                try:
+                    chunks.append(packed(command))
+                except (TypeError, ValueError) as exc:
+                    sink.fail(StoreError(f"a command can't be sent to {self._name}: {exc}"))
+                    continue
                 self._awaiting.append(sink)
             if chunks and self._transport is not None:
                 self._transport.write(b"".join(chunks))
-        elif self._state == "down":
+        elif self._state != "connecting":
             self._fail_all(StoreUnavailable(f"{self._name} is not reachable at present"))
         self._keep_watch()
 
@@ -204,8 +238,15 @@ class Link(asyncio.Protocol):
 
     def _look(self) -> None:
         """Fail what is over its deadline. It keeps its place in the queue, for its reply may still come."""
-        self._watch = None
-        now = self._loop.time() if self._loop is not None else 0.0
+        watch, self._watch = self._watch, None
+        if watch is None or self._loop is None:
+            return
+        now = self._loop.time()
+        if now - watch.when() > HELD_UP and not self._spared:
+            self._spared = True
+            self._watch = self._loop.call_at(now + HELD_UP, self._look)
+            return
+        self._spared = False
         late = [sink for sink in self._sinks() if sink.expires <= now]
         if late:
             error = StoreTimeout(f"{self._name} did not answer within {self._deadline:g} s")
@@ -230,9 +271,13 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._state = "connecting"
         self._come_back(at_once=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._tried.wait()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._tried.wait()
+        except BaseException:
+            self.let_go()
+            raise
         if self._refused is not None:
             await self.close()
             raise ConfigurationError(
@@ -250,26 +295,33 @@ class Link(asyncio.Protocol):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("PING")
                 await connection.read_response()
+            transport = self._transport_of(connection)
+        except TimeoutError as exc:
+            self._discard(connection)
+            raise StoreTimeout(f"no connection within {CONNECT_DEADLINE:g} s") from exc
         except BaseException:
-            await connection.disconnect(nowait=True)
+            self._discard(connection)
             raise
-        writer = connection._writer
-        if writer is None:
-            raise StoreUnavailable(f"{self._name} closed the connection")
+        if self._state == "down":
+            self._misses = 0
         self._connection = connection
-        self._transport = transport = writer.transport
+        self._transport = transport
         self._reader = self._new_reader()
-        self._misses = 0
         transport.set_protocol(self)
         self._state = "up"
-        if self._told_down:
-            self._told_down = False
-            log.warning("%s is back; it decides again", self._name)
-            self._notify(Event("store.recovered", time.time(), {"store": self._name}))
+        self._tell_back()
         if self._outgoing:
             self._schedule()
 
+    def _transport_of(self, connection: Connection) -> asyncio.WriteTransport:
+        reader, writer = connection._reader, connection._writer
+        if reader is None or writer is None or reader.at_eof():
+            raise StoreUnavailable(f"{self._name} closed the connection")
+        return writer.transport
+
     def data_received(self, data: bytes) -> None:
+        if self._state != "up":  # the rest of a connection that was given up
+            return
         self._reader.feed(data)
         awaiting = self._awaiting
         while True:
@@ -288,7 +340,33 @@ class Link(asyncio.Protocol):
             sink = awaiting.popleft()
             if sink.expires != NEVER:
                 self._misses = 0
-            sink.resolve(reply)
+                self._pause = PROBE_FIRST
+            if isinstance(reply, hiredis.ReplyError):
+                self._hear_error(reply)
+            elif self._told_down:
+                self._hear_answer()
+            try:
+                sink.resolve(reply)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, its callers must hear, and the stream is not ours
+                error = StoreError(f"{self._name} sent a reply of another shape: {exc!r}")
+                error.__cause__ = exc
+                sink.fail(error)
+                self._go_down(error)
+                return
+
+    def _hear_error(self, reply: Exception) -> None:
+        if (code_of(reply) in NOT_SERVING or str(reply).startswith(NOT_ALLOWED)) and self._loop is not None:
+            self._trouble = self._loop.time()
+            self._tell_lost(reply)
+
+    def _hear_answer(self) -> None:
+        """It serves again, unless it refused a moment ago: one without memory still answers what only reads."""
+        if self._loop is not None and self._loop.time() - self._trouble >= PROBE_LONGEST:
+            self._tell_back()
+
+    def eof_received(self) -> None:
+        """Nothing comes any more: what this tick asks goes to the next connection."""
+        self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It broke, or the server closed it: what was sent has failed; try again at once, once."""
@@ -297,28 +375,48 @@ class Link(asyncio.Protocol):
         self._drop_connection()
         error = StoreUnavailable(f"{self._name} closed the connection" + (f": {exc}" if exc else ""))
         error.__cause__ = exc
-        while self._awaiting:
-            self._awaiting.popleft().fail(error)
         self._state = "connecting"
+        if self._awaiting:
+            self._misses += 1
+            while self._awaiting:
+                self._awaiting.popleft().fail(error)
+            if self._misses >= MISSES_UNTIL_DOWN:
+                self._go_down(error)
+                return
         self._come_back(at_once=True)
 
     def _go_down(self, cause: BaseException) -> None:
         self._state = "down"
         self._drop_connection()
         self._fail_all(StoreUnavailable(f"{self._name} is not reachable: {cause}"))
+        self._tell_lost(cause)
+        self._come_back(at_once=False)
+
+    def _tell_lost(self, cause: BaseException) -> None:
         if not self._told_down:
             self._told_down = True
             log.warning("%s is lost (%s); its outage policy decides until it is back", self._name, cause)
             self._notify(Event("store.lost", time.time(), {"store": self._name, "reason": str(cause)}))
-        self._come_back(at_once=False)
+
+    def _tell_back(self) -> None:
+        if self._told_down:
+            self._told_down = False
+            log.warning("%s is back; it decides again", self._name)
+            self._notify(Event("store.recovered", time.time(), {"store": self._name}))
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
+        self._transport = None
         if connection is not None:
-            connection._reader = connection._writer = None
+            self._discard(connection)
+
+    @staticmethod
+    def _discard(connection: Connection) -> None:
+        """Close at once, without a word to the server: a TLS goodbye waits for one that may be frozen."""
+        writer = connection._writer
+        connection._reader = connection._writer = None
+        if writer is not None:
+            writer.transport.abort()
 
     def _fail_all(self, error: StoreError) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -332,32 +430,35 @@ class Link(asyncio.Protocol):
 
     async def _probe(self, at_once: bool) -> None:
         """Try until connected; a close cancels it."""
-        wait = PROBE_FIRST
         while self._state in ("connecting", "down"):
             if not at_once:
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-                wait = min(PROBE_LONGEST, wait * 2)
+                await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                self._pause = min(PROBE_LONGEST, self._pause * 2)
             at_once = False
             try:
                 await self._establish()
-            except (RedisError, StoreError, OSError) as exc:
-                if isinstance(exc, (AuthenticationError, AuthorizationError, ResponseError)):
-                    self._refused = exc
+            except Exception as exc:  # noqa: BLE001 - whatever it is: a probe that ends never comes back
+                self._refused = exc if refuses(exc) else None
                 if self._state == "connecting":
                     self._go_down(exc)
             else:
                 self._refused = None
             self._tried.set()
 
-    async def close(self) -> None:
-        """Let go of the connection; what is still asked fails."""
+    def let_go(self) -> None:
+        """Give up the connection at once; what is still asked fails."""
         self._state = "closed"
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         if self._back is not None:
             self._back.cancel()
-            await asyncio.wait([self._back])
-            self._back = None
         self._fail_all(StoreUnavailable(f"{self._name} was closed"))
         self._drop_connection()
+
+    async def close(self) -> None:
+        """Let go of the connection, and wait until the background has ended."""
+        self.let_go()
+        if self._back is not None:
+            await asyncio.wait([self._back])
+            self._back = None

@@ -14,10 +14,13 @@
 -- ARGV   [1] now in microseconds, "" for TIME;
 --        then for each group: flag "0" (no guard) or the generation that the guard expects, prefixed "g";
 --        n, and n times burst, rate (per second), cost; and with a guard also m, and m times the same
--- reply  for each group: 1 or 0 (the guard held) or -1 (a key holds something else), then an integer per take: >= 0 the
---        debt in millionths of a token, < 0 the wait in microseconds
+-- reply  for each group: 1 (the guard held, or there is none) or 0, and 2 less where a key holds something else; then an
+--        integer per take (after 0 or -2: per otherwise-take): >= 0 the debt in millionths of a token, < 0 the wait in
+--        microseconds
 local now = tonumber(ARGV[1])
+local linger = 3600000 -- ms that a key outlives its refill: a suite's clock stands still while this server's goes on
 if not now then
+  linger = 1
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
 end
@@ -31,13 +34,16 @@ while ARGV[a] do
   if flag ~= '0' then
     key, k = key + 2, k + 2
     local m = tonumber(ARGV[a])
-    if redis.call('EXISTS', KEYS[key - 2]) == 0 or 'g' .. (redis.call('GET', KEYS[key - 1]) or '0') ~= flag then
+    local generation = redis.pcall('GET', KEYS[key - 1]) or '0'
+    if type(generation) == 'table' then
+      held = -1
+    elseif redis.call('EXISTS', KEYS[key - 2]) == 0 or 'g' .. generation ~= flag then
       held, key, arg, n = 0, key + n, a + 1, m
     end
     k, a = k + m, a + 1 + 3 * m
   end
   reply[#reply + 1] = held
-  local first, admitted, debts = #reply, true, {}
+  local first, admitted, debts = #reply, held >= 0, {}
   for i = 1, n do
     local burst, rate, cost = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
     local debt = 0
@@ -49,13 +55,15 @@ while ARGV[a] do
         stamp, owed = tonumber(string.sub(bucket, 1, space - 1)), tonumber(string.sub(bucket, space + 1))
       end
       if not stamp or not owed then
-        reply[first], admitted, stamp, owed = -1, false, 0, 0
+        reply[first], admitted, stamp, owed = held == 0 and -2 or -1, false, now, 0
       end
       debt = owed
       local elapsed = now - stamp
       if elapsed > 0 then
         debt = debt - elapsed * rate / 1000000
         if debt < 0 then debt = 0 end
+      elseif elapsed < 0 then
+        redis.call('SET', KEYS[key + i - 1], string.format('%.0f %.17g', now, debt), 'KEEPTTL')
       end
     end
     local after = debt + cost
@@ -71,7 +79,7 @@ while ARGV[a] do
   arg = arg - 3 * n
   for i = 1, n do
     if admitted then
-      local ttl = math.ceil(debts[i] * 1000 / tonumber(ARGV[arg + 1])) + 1
+      local ttl = math.min(math.ceil(debts[i] * 1000 / tonumber(ARGV[arg + 1])) + linger, 1e15)
       redis.call('SET', KEYS[key + i - 1], string.format('%.0f %.17g', now, debts[i]), 'PX', string.format('%.0f', ttl))
     elseif reply[first + i] >= 0 then
       reply[first + i] = math.ceil((debts[i] - tonumber(ARGV[arg + 2])) * 1000000)

@@ -1,0 +1,180 @@
+"""What the Redis tests share: a server under the test's own hands, polling, and how much the event loop itself lagged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, cast
+
+import hiredis
+import uvloop
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from traffic_cop_middleware.adapters.redis.link import Link
+from traffic_cop_middleware.contracts import Event
+
+Command = list[bytes]
+Run = Callable[[Coroutine[Any, Any, None]], None]
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def run_on(loop_factory: Callable[[], asyncio.AbstractEventLoop], scenario: Coroutine[Any, Any, None]) -> None:
+    """Run a scenario to its end, and see that it left no task behind."""
+
+    async def checked() -> None:
+        await scenario
+        await asyncio.sleep(0.005)  # what was told to end gets a few ticks to do so
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(checked())
+
+
+async def poll(condition: Callable[[], object], deadline: float = 5.0) -> None:
+    """Wait until `condition` holds, at most `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"did not come about within {deadline} s"
+        await asyncio.sleep(0.005)
+
+
+class LoopLag:
+    """How long the event loop kept tasks waiting: a sleeper that notes by how much it overslept, and when."""
+
+    def __init__(self) -> None:
+        self._naps: list[tuple[float, float, float]] = []
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._sleep())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _sleep(self) -> None:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0.002)
+            end = time.monotonic()
+            self._naps.append((start, end, max(0.0, end - start - 0.003)))
+
+    def between(self, start: float, end: float) -> float:
+        """Seconds of lag in all naps that touch the window."""
+        return sum(lag for begun, ended, lag in self._naps if ended >= start and begun <= end)
+
+
+class Talk(asyncio.Protocol):
+    """One connection of a `FakeRedis`."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: FakeRedis) -> None:
+        self._server = server
+        self._reader = hiredis.Reader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._server.talks.append(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.talks.remove(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        asked: list[Command] = []
+        replies = b""
+        while (command := self._reader.gets()) is not False:
+            if command[0] in (b"CLIENT", b"SELECT", b"AUTH", b"PING", b"HELLO"):
+                replies += self._server.greet(command) or b""
+            else:
+                asked.append(command)
+                replies += self._server.answer(command) or b""
+        if asked:
+            self._server.writes.append(asked)
+        if replies and not self.transport.is_closing():
+            self.transport.write(replies)
+
+
+def greet(command: Command) -> bytes | None:
+    return b"+PONG\r\n" if command[0] == b"PING" else b"+OK\r\n"
+
+
+def echo(command: Command) -> bytes | None:
+    return b"$%d\r\n%b\r\n" % (len(command[-1]), command[-1])
+
+
+class FakeRedis:
+    """A server on the test's own loop, which answers what the test says: `None` is silence.
+
+    `writes` has the commands of each read of its socket, those of a handshake left out; `talks` its open connections.
+    """
+
+    def __init__(self, answer: Callable[[Command], bytes | None] = echo) -> None:
+        self.answer = answer
+        self.greet: Callable[[Command], bytes | None] = greet
+        self.writes: list[list[Command]] = []
+        self.talks: list[Talk] = []
+        self.accepted = 0
+
+    def _accept(self) -> Talk:
+        self.accepted += 1
+        return Talk(self)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for talk in list(self.talks):
+            talk.transport.abort()
+        await poll(lambda: not self.talks)
+
+    def say(self, data: bytes) -> None:
+        for talk in self.talks:
+            talk.transport.write(data)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+class OpenLink:
+    """A connected `Link`, its events, and its end."""
+
+    def __init__(self, port: int, *, deadline: float = 0.5, patience: float = 1.0, **options: Any) -> None:
+        self.events: list[Event] = []
+        self._patience = patience
+        self.link = Link(
+            lambda: Connection(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0), **{"protocol": 2, **options}),
+            name=f"redis://127.0.0.1:{port}",
+            deadline=deadline,
+            notify=self.events.append,
+        )
+
+    @property
+    def told(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+    async def __aenter__(self) -> Self:
+        await self.link.connect(self._patience)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.link.close()

@@ -1,0 +1,158 @@
+"""A setting that can't work fails where it is written and says what to write."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from traffic_cop_middleware import (
+    ConfigurationError,
+    MissingExtra,
+    RateLimitMiddleware,
+    TrafficCop,
+    TrafficCopError,
+    TrafficCopMiddleware,
+    by_api_key,
+    limit,
+)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"limits": "100 per fortnight"}, "'100 per fortnight' is not a rate. Write a count, a slash and second"),
+        ({"limits": "fast"}, "'100/minute'"),
+        ({"limits": ""}, "'100/minute'"),
+        ({"limits": "0/minute"}, "a count is from 1"),
+        ({"limits": "5/0 seconds"}, "a count is from 1"),
+        ({"limits": "-5/minute"}, "is not a rate"),
+        ({"limits": "9999999999999/minute"}, "is not a rate"),
+        ({"limits": 100}, "limits=100: write a string like '100/minute'"),
+        ({"limits": [None]}, "write a string like"),
+        ({"limits": "100/minute;"}, "'' is not a rate"),
+        ({"backend": "postgres://db"}, r"postgres://… is not known here. Write one of memory://, redis://"),
+        ({"backend": "localhost:6379"}, "no URL scheme is not known here"),
+        ({"backend": "memory://?size=3"}, "there is max_keys"),
+        ({"backend": "memory://?max_keys=0"}, "a whole number from 1"),
+        ({"backend": "memory:///tmp"}, "'memory://' or 'memory://name'"),
+        ({"backend": None}, "not a NoneType"),
+        ({"on_outage": "ignore"}, "is one of 'local', 'allow', 'refuse'"),
+        ({"on_outage": {"limits": "panic"}}, "is one of 'local', 'allow', 'refuse'"),
+        ({"on_outage": {"limit": "allow"}}, "'limit' is no part; there is 'limits'"),
+        ({"on_outage": None}, "is one of 'local', 'allow', 'refuse'"),
+        ({"deadline": 0}, "deadline=0: seconds"),
+        ({"deadline": "50ms"}, "deadline='50ms': seconds"),
+        ({"deadline": float("nan")}, "deadline=nan: seconds"),
+        ({"expected_workers": 0}, "a whole number from 1"),
+        ({"namespace": "{tc}"}, "without braces"),
+        ({"namespace": ""}, "a short word such as 'tc'"),
+        ({"trusted_proxies": ["nginx"]}, "Write the proxies' networks"),
+        ({"observer": "print"}, "must be a plain function of one event"),
+        ({"limits_fields": "yes"}, "must be True or False"),
+        ({"limits_on_refusal": 429}, "must be a function of the connection and the refusal"),
+    ],
+)
+def test_a_bad_setting_names_the_mend(settings: dict[str, Any], says: str) -> None:
+    for make in (TrafficCop, lambda **kwargs: TrafficCopMiddleware(app, **kwargs)):
+        with pytest.raises(ConfigurationError) as caught:
+            make(**settings)
+        assert says in str(caught.value)
+        assert isinstance(caught.value, (TrafficCopError, ValueError))
+
+
+def test_an_observer_that_must_be_awaited_is_refused() -> None:
+    async def observer(event: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        TrafficCop(observer=observer)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"burst": -1}, "burst=-1: a bucket holds from 1"),
+        ({"burst": 0.5}, "a bucket holds from 1"),
+        ({"burst": "20"}, "a bucket holds from 1"),
+        ({"burst": float("inf")}, "a bucket holds from 1"),
+        ({"cost": 11}, "cost=11 must be a number from 0 up to the bucket's capacity, 10"),
+        ({"cost": -1}, "cost=-1 must be"),
+        ({"cost": float("nan")}, "cost=nan must be"),
+        ({"cost": True}, "cost=True must be"),
+        ({"key": "ip"}, "key='ip' must be by_ip"),
+        ({"key": str}, "must be by_ip"),
+        ({"name": ""}, "1 to 64 printable ASCII"),
+        ({"name": "a\nb"}, "printable ASCII"),
+        ({"name": "{x}"}, "braces"),
+        ({"name": 'say "hi"'}, "quotes"),
+        ({"methods": "GET"}, r"methods='GET' must be a list, as in ['GET']"),
+    ],
+)
+def test_a_bad_limit_names_the_mend(kwargs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        limit("10/minute", **kwargs)
+    assert says in str(caught.value)
+
+
+def test_one_burst_for_several_rates_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="several rates"):
+        limit("10/second; 1000/day", burst=20)
+
+
+def test_a_verify_that_is_no_function_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="verify is a function of the key"):
+        by_api_key(verify="secret")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("pattern", ["admin/*", "/admin", "/a*/b/*", "*", 7])
+def test_a_subtree_is_a_prefix_and_a_star(pattern: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"as in '/admin/\*'"):
+        TrafficCop().limit(pattern, "1/minute")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrafficCop(limts="1/minute"),  # type: ignore[arg-type]
+        lambda: TrafficCopMiddleware(app, limts="1/minute"),  # type: ignore[call-arg]
+        lambda: RateLimitMiddleware(app, limts="1/minute"),  # type: ignore[call-arg]
+    ],
+)
+def test_a_mistyped_setting_is_told_the_one_that_was_meant(make: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"has no setting 'limts': did you mean limits=\?") as caught:
+        make()
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_part_knows_its_settings_without_the_prefix() -> None:
+    with pytest.raises(ConfigurationError, match=r"did you mean fields=\?"):
+        RateLimitMiddleware(app, limits_fields=False)  # type: ignore[call-arg]
+
+
+def test_a_missing_driver_is_told_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("traffic_cop_middleware.adapters.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "hiredis", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'traffic-cop-middleware\[redis\]'") as caught:
+        TrafficCop("redis://localhost:6379/0")
+    assert isinstance(caught.value, ImportError)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "seconds"),
+    [
+        ("100/minute", 100, 60),
+        (" 5 / 30 seconds ", 5, 30),
+        ("1 per day", 1, 86_400),
+        ("7/S", 7, 1),
+        ("7/2h", 7, 7200),
+        ("3/weeks", 3, 604_800),
+    ],
+)
+def test_a_rate_is_read_as_people_write_it(text: str, count: int, seconds: int) -> None:
+    (rate,) = limit(text).rates
+    assert (rate.count, rate.seconds) == (count, seconds)

@@ -1,0 +1,28 @@
+"""For the people who test: a clock that stands still, pytest fixtures, and the suite that a backend has to pass.
+
+Fixtures `fake_clock`, `memory_backend` and `open_client` come by one line in a `conftest.py`::
+
+    pytest_plugins = ["traffic_cop_middleware.testing.fixtures"]
+
+and a test with them waits for nothing::
+
+    def test_third_search_is_refused_until_the_bucket_refills(fake_clock, memory_backend, open_client):
+        app = Starlette(routes=[Route("/search", search)])
+        TrafficCop(memory_backend, limits="2/minute").install(app)
+        client = open_client(app)
+        assert [client.get("/search").status_code for _ in range(3)] == [200, 200, 429]
+        fake_clock.advance(30)
+        assert client.get("/search").status_code == 200
+
+A backend of your own subclasses `BucketStoreContract`. This module needs pytest, the suite pytest-asyncio too, and
+`open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware` needs none of them.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
+
+from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
+from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
+
+__all__ = ["BucketStoreContract", "FakeClock"]
