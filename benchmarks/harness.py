@@ -231,7 +231,7 @@ class AppServer:
     def said(self) -> str:
         """The end of what the server wrote, for messages."""
         self.log.seek(0)
-        return self.log.read().decode(errors="replace")[-2000:]
+        return self.log.read().decode(errors="replace")[-20_000:]
 
     def status(self, path: str) -> int:
         try:

@@ -42,6 +42,8 @@ PHASES = {"steady": 0.0, "frozen": 2.0, "thawed": 7.0, "killed": 9.0, "back": 10
 """What Redis does from which second on."""
 SECONDS = 13.0
 PATIENCE = 15.0
+ALLOWED = 0.05 + 0.05
+"""Seconds from the sending of a request to its answer: our deadline for Redis, and time for the loop."""
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Felt:
 
     answers: list[Answer] = field(default_factory=list)
     calls_after: list[int] = field(default_factory=list)
+    tracebacks: int = 0
 
     def waited(self, phase: str = "") -> list[float]:
         """Sorted milliseconds from when a request was due, of all or of those due in one phase."""
@@ -132,6 +135,7 @@ def table(felt: dict[str, Felt]) -> str:
             [
                 variant,
                 ", ".join(f"{status or 'none'}: {count}" for status, count in sorted(statuses.items(), reverse=True)),
+                f"{sum(answer.served > ALLOWED for answer in found.answers)}",
                 *(f"{percentile(waited, share):.1f}" for share in (0.5, 0.99, 0.999)),
                 f"{waited[-1]:.0f}",
                 *(f"{percentile(found.waited(phase), 0.999):.0f}" for phase in PHASES),
@@ -142,14 +146,18 @@ def table(felt: dict[str, Felt]) -> str:
 
 
 def verdict(found: Felt) -> tuple[str, bool]:
-    """No 5xx, no request left without an answer, and Redis asked again afterwards."""
+    """No 5xx, no request left without an answer, none that waited for Redis beyond the deadline, Redis asked again.
+
+    The wait counts from the sending, as the bar does; in the worst run, for a hang may come in one run of several.
+    """
     failed = sum(answer.status >= 500 for answer in found.answers)
     silent = sum(answer.status == NO_ANSWER for answer in found.answers)
+    slow = sum(answer.served > ALLOWED for answer in found.answers)
     slowest = max(answer.served for answer in found.answers) * 1e3
-    met = not failed and not silent and min(found.calls_after) > 0
+    met = not failed and not silent and not slow and min(found.calls_after) > 0 and not found.tracebacks
     return (
-        f"  {'met   ' if met else 'MISSED'}  ours: {failed} answers of 5xx, {silent} requests without an answer, "
-        f"slowest {slowest:.0f} ms from its sending (the deadline for Redis is 50 ms)"
+        f"  {'met   ' if met else 'MISSED'}  ours: {failed} answers of 5xx, {silent} requests without an answer, {slow} over "
+        f"{ALLOWED * 1e3:.0f} ms (slowest {slowest:.0f} ms), {found.tracebacks} tracebacks in the log"
     ), met
 
 
@@ -171,6 +179,7 @@ def main() -> int:
                 with AppServer(variant, "starlette", redis.url) as server:
                     felt[variant].answers += asyncio.run(one_run(redis, server, asked.rate))
                     felt[variant].calls_after.append(script_calls(redis))
+                    felt[variant].tracebacks += server.said().count("Traceback (most recent call last)")
                 print(f"{variant}: {len(felt[variant].answers)} answers", file=sys.stderr)
     frozen, killed = PHASES["thawed"] - PHASES["frozen"], PHASES["back"] - PHASES["killed"]
     print(f"\nRedis frozen {frozen:.0f} s, later killed and {killed:.0f} s after that started empty; {rounds} rounds")

@@ -116,7 +116,7 @@ def measure(row: Row, figures: Figures, redis: RedisServer, *, pairs: int, secon
         for load, refuse in refused:
             expected = range(load.requests - CONNECTIONS, load.requests + 1) if refuse else range(1)
             if not load.requests or load.unserved not in expected or load.socket_errors:
-                print(server.said(), file=sys.stderr)
+                print(server.said()[-2000:], file=sys.stderr)
                 raise BenchmarkError(f"expected {'only' if refuse else 'no'} refusals and no errors, saw {load}")
     figures.pairs += found
     figures.plain.append(run)

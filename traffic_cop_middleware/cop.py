@@ -179,6 +179,7 @@ class TrafficCop:
             table=table,
             parts=self._parts,
             observers=self._observers,
+            trusting=self._client_address.trusting,
         )
 
     def _stack(self, stack: Stack, app: ASGIApp, layer: str) -> None:

@@ -1,10 +1,13 @@
-"""What the Redis tests share: a server under the test's own hands, polling, and how much the event loop itself lagged."""
+"""What the Redis tests share: a server in the test's own hands, load, and how much the event loop itself lagged."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -13,7 +16,13 @@ import uvloop
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
+from tests.asgi import headers, http_scope, send_through, status
+from traffic_cop_middleware import TrafficCop
 from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.contracts import Event
 
@@ -68,6 +77,10 @@ class LoopLag:
             await asyncio.sleep(0.002)
             end = time.monotonic()
             self._naps.append((start, end, max(0.0, end - start - 0.003)))
+
+    def lately(self, seconds: float) -> float:
+        now = time.monotonic()
+        return self.between(now - seconds, now)
 
     def between(self, start: float, end: float) -> float:
         """Seconds of lag in all naps that touch the window."""
@@ -178,3 +191,104 @@ class OpenLink:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.link.close()
+
+
+async def home(request: Request) -> PlainTextResponse:
+    decision = request.scope["traffic_cop"].decision
+    return PlainTextResponse("home", headers={"x-source": decision.source})
+
+
+def limited(cop: TrafficCop) -> Any:
+    return cop.wrap(Starlette(routes=[Route("/", home)]))
+
+
+def served_app() -> Any:
+    """For uvicorn: the app on the Redis of TEST_REDIS_URL, telling how much its loop lagged around each request."""
+    lag = LoopLag()
+    told: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with lag:
+            yield
+
+    async def here(request: Request) -> PlainTextResponse:
+        source = request.scope["traffic_cop"].decision.source
+        await asyncio.sleep(0.003)  # until the nap that the request fell into has ended
+        told_now = ",".join(told)
+        return PlainTextResponse("", headers={"x-source": source, "x-lag": str(lag.lately(0.3)), "x-told": told_now})
+
+    app = Starlette(routes=[Route("/", here)], lifespan=lifespan)
+    cop = TrafficCop(os.environ["TEST_REDIS_URL"], limits="100000/minute")
+    cop.subscribe(lambda event: told.append(event.kind) if event.kind.startswith("store.") else None)
+    cop.install(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def started(app: Any) -> AsyncIterator[dict[str, Any]]:
+    """An app through its lifespan, as a server does; gives the answer to the start."""
+    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    from_app: asyncio.Queue[Any] = asyncio.Queue()
+    life = asyncio.ensure_future(app({"type": "lifespan", "asgi": {"version": "3.0"}}, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    answer = await from_app.get()
+    try:
+        yield answer
+    finally:
+        await to_app.put({"type": "lifespan.shutdown"})
+        await life
+
+
+@dataclass
+class Answered:
+    """One request of the load, on the monotonic clock."""
+
+    start: float
+    end: float
+    status: int
+    headers: dict[str, str]
+    source: str
+
+
+@dataclass
+class Load:
+    """Callers that ask again and again, each from an address of its own, until stopped."""
+
+    app: Any
+    callers: int = 64
+    answers: list[Answered] = field(default_factory=list)
+    in_flight: int = 0
+    pause: float = 0.004
+    _stopped: bool = False
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(self.callers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
+
+    async def _call(self, number: int) -> None:
+        while not self._stopped:
+            scope = http_scope(client=(f"198.51.100.{number}", 4711))
+            self.in_flight += 1
+            start = time.monotonic()
+            try:
+                sent = await send_through(self.app, scope)
+            finally:
+                self.in_flight -= 1
+            source = scope["traffic_cop"].decision.source
+            self.answers.append(Answered(start, time.monotonic(), status(sent), headers(sent), source))
+            await asyncio.sleep(self.pause)
+
+    def since(self, moment: float) -> list[Answered]:
+        return [answer for answer in self.answers if answer.start >= moment]
+
+    async def decided_by(self, source: str, deadline: float = 8.0) -> None:
+        """Wait for a decision from `source` on a request that begins after this call."""
+        moment = time.monotonic()
+        await poll(lambda: any(answer.source == source for answer in self.since(moment)), deadline)

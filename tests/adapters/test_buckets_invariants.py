@@ -168,7 +168,7 @@ def agree(trace: Trace, decisions: Sequence[Taken]) -> None:
             else:
                 wait = (debt - Fraction(wish.burst)) / Fraction(wish.rate) * MICRO
                 noise = slack(wish) / Fraction(wish.rate) * MICRO
-                assert wait - noise <= -answer <= max(wait, 0) + noise + ROUNDING
+                assert wait - noise <= -answer <= max(Fraction(0), wait) + noise + ROUNDING
 
 
 def windows_hold(trace: Trace, decisions: Sequence[Taken]) -> None:

@@ -91,7 +91,7 @@ async def _run(app: ASGIApp, scope: Scope) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app({**scope}, receive, send)
     return sent
 
 

@@ -20,9 +20,6 @@ class Observers:
     def __init__(self) -> None:
         self._observers: tuple[Observer, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self._observers)
-
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event from now on; calling what this returns ends that."""
         self._observers = (*self._observers, observer)
@@ -32,14 +29,14 @@ class Observers:
 
         return unsubscribe
 
+    def emit(self, kind: str, attributes: Mapping[str, Any]) -> None:
+        """Tell of something that happens now."""
+        if self._observers:
+            self.tell(Event(kind, time.time(), attributes))
+
     def tell(self, event: Event) -> None:
         for observer in self._observers:
             try:
                 observer(event)
             except Exception:
                 log.exception("an observer failed on %s; the request goes on", event.kind)
-
-    def emit(self, kind: str, attributes: Mapping[str, Any]) -> None:
-        """Tell of something that happens now."""
-        if self._observers:
-            self.tell(Event(kind, time.time(), attributes))

@@ -56,70 +56,45 @@ def bill(charges: Iterable[Charge]) -> Bill:
     )
 
 
-class Standing(NamedTuple):
-    """How one bucket stands after a decision: what people are told of it."""
-
-    policy: Policy
-    kind: str
-    refused: bool
-    remaining: int
-    more_in: int
-    wait: float
-
-
 class Decision:
     """What was decided for a request.
 
-    `admitted`; `source` says who decided. `levels()` and `standings()` have one entry for each bucket that was asked,
-    none where nobody could be.
+    `admitted`; `source` says who decided; `owed` is what was asked, and `answers` has the store's integer for each of
+    its takes (none where nobody could be asked).
     """
 
-    __slots__ = ("_answers", "_bill", "admitted", "source")
+    __slots__ = ("admitted", "answers", "owed", "source")
 
     def __init__(self, admitted: bool, source: Source, owed: Bill, answers: Sequence[int]) -> None:
         self.admitted = admitted
         self.source = source
-        self._bill = owed
-        self._answers = answers
+        self.owed = owed
+        self.answers = answers
 
     @property
     def retry_after(self) -> int:
         """Whole seconds after which the same request would be granted; 0 when it was."""
         if self.admitted:
             return 0
-        if not self._answers:
-            return OUTAGE_RETRY_SECONDS
-        return max(1, ceil(-min(self._answers) / MICRO))
+        return max(1, ceil(-min(self.answers) / MICRO)) if self.answers else OUTAGE_RETRY_SECONDS
 
-    @property
-    def policies(self) -> tuple[Policy, ...]:
-        """The policies whose buckets were asked, in order."""
-        return self._bill.policies
+    def levels(self) -> list[float]:
+        """For each bucket that was asked, flat: the whole tokens left, and the whole seconds until there is one more.
 
-    def levels(self) -> list[int]:
-        """For each bucket that was asked, flat: the whole tokens left, and the seconds until there is one more."""
+        Floats without a fraction: this runs on every response, and `//` is the cheapest way to a whole number.
+        """
         found = []
-        for (_key, burst, rate, cost), answer in zip(self._bill.takes, self._answers, strict=False):
+        for (_key, burst, rate, cost), answer in zip(self.owed.takes, self.answers):  # noqa: B905 - none when unasked
             free = burst - answer / MICRO if answer >= 0 else cost + answer * rate / MICRO
-            remaining = int(free + 1e-6) if free > 0 else 0
+            remaining = (free + 1e-6) // 1 if free > 0 else 0.0
             found.append(remaining)
-            found.append(0 if remaining >= burst else ceil((remaining + 1 - free) / rate - 1e-6))
+            found.append(0.0 if remaining >= burst else -(((free - remaining - 1) / rate + 1e-6) // 1))
         return found
 
-    def standings(self) -> list[Standing]:
-        """The same for people: also whose bucket (the kind of key), and the wait in seconds where it refused."""
-        levels = self.levels()
-        return [
-            Standing(
-                charge.policy,
-                charge.subject.partition(":")[0],
-                answer < 0,
-                levels[2 * index],
-                levels[2 * index + 1],
-                max(0, -answer) / MICRO,
-            )
-            for index, (charge, answer) in enumerate(zip(self._bill.charges, self._answers, strict=False))
-        ]
+    def refusing(self) -> list[Charge]:
+        """The charges that were refused, the one with the longest wait first."""
+        waits = [(answer, index) for index, answer in enumerate(self.answers) if answer < 0]
+        return [self.owed.charges[index] for _, index in sorted(waits)]
 
 
 NOTHING = Bill((), (), ())

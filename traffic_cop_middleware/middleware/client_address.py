@@ -83,8 +83,9 @@ class ClientAddress:
                     f"trusted_proxies={trusted_proxies!r}: {exc}. Write the proxies' networks, as in ['10.0.0.0/8'], "
                     "or the number of proxies in front, as in 1"
                 ) from exc
-        self._trusting = bool(self._networks or self._hops)
-        self._watched = 0 if self._trusting else REQUESTS_WATCHED
+        self.trusting = bool(self._networks or self._hops)
+        """Whether anybody's headers are believed; if not, the peer is the client."""
+        self._watched = 0 if self.trusting else REQUESTS_WATCHED
         self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
 
     def of(self, peer: tuple[str, int] | None, headers: Headers) -> str:
@@ -92,7 +93,7 @@ class ClientAddress:
         address = peer[0] if peer else ""
         if self._watched:
             self._watch(headers, address)
-        if self._trusting:
+        if self.trusting:
             address = self._behind_proxies(headers, address)
         return client_network(address) if address else "unknown"
 

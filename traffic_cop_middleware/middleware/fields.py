@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import ceil
 
 from traffic_cop_middleware.abstractions.policies import Policy
-from traffic_cop_middleware.abstractions.rate_limiting import Decision, Standing
+from traffic_cop_middleware.abstractions.rate_limiting import Decision
 
 Header = tuple[bytes, bytes]
 
@@ -45,20 +45,22 @@ def limit_fields(decision: Decision) -> Sequence[Header]:
     levels = decision.levels()
     if not levels:
         return ()
-    policy_field, room = templates(decision.policies)
+    policy_field, room = templates(decision.owed.policies)
     return policy_field, (b"ratelimit", room % tuple(levels))
 
 
-def x_headers(standings: Sequence[Standing]) -> list[Header]:
+def x_headers(decision: Decision) -> list[Header]:
     """`X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds until full) of the bucket that is nearest to empty."""
-    if not standings:
+    remaining = decision.levels()[::2]
+    if not remaining:
         return []
-    tightest = min(standings, key=lambda standing: (not standing.refused, standing.remaining))
-    missing = tightest.policy.burst - tightest.remaining
+    tightest = min(range(len(remaining)), key=lambda index: (decision.answers[index] >= 0, remaining[index]))
+    policy = decision.owed.policies[tightest]
+    missing = policy.burst - remaining[tightest]
     return [
-        (b"x-ratelimit-limit", b"%d" % int(tightest.policy.burst)),
-        (b"x-ratelimit-remaining", b"%d" % tightest.remaining),
-        (b"x-ratelimit-reset", b"%d" % ceil(missing / tightest.policy.rate - 1e-9)),
+        (b"x-ratelimit-limit", b"%d" % int(policy.burst)),
+        (b"x-ratelimit-remaining", b"%d" % remaining[tightest]),
+        (b"x-ratelimit-reset", b"%d" % ceil(missing / policy.rate - 1e-9)),
     ]
 
 

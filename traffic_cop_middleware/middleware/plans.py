@@ -42,21 +42,21 @@ class Plan:
     the same each time, and the last clients' bills are kept.
     """
 
-    __slots__ = ("_bills", "applied", "by_client")
+    __slots__ = ("applied", "bills", "by_client")
 
     def __init__(self, applied: Sequence[Applied]) -> None:
         self.applied = tuple(applied)
         self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
-        self._bills: dict[str, Bill] = {}
+        self.bills: dict[str | None, Bill] = {}
 
-    def client_bill(self, context: TrafficContext, scope: Scope) -> Bill:
-        """The bill of the request's client; only where `by_client`."""
-        client = context.client
-        owed = self._bills.get(client)
+    def client_bill(self, client: str | None, context: TrafficContext, scope: Scope) -> Bill:
+        """The bill of a client; only where `by_client`. `client` is what it is known by: `None` asks the context."""
+        client = client or context.client
+        owed = self.bills.get(client)
         if owed is None:
-            if len(self._bills) >= BILLS_KEPT:
-                self._bills.clear()
-            owed = self._bills[client] = bill(
+            if len(self.bills) >= BILLS_KEPT:
+                self.bills.clear()
+            owed = self.bills[client] = bill(
                 [
                     Charge(each.policy, each.key.subject(context, scope), each.cost)  # type: ignore[arg-type]
                     for each in self.applied
@@ -124,16 +124,17 @@ class Planner:
         self._limits = tuple(limits)
         self._subtrees: tuple[Subtree, ...] = ()
         self._methods = METHODS
-        self._learn_methods(limits)
-
-    @property
-    def limits_all(self) -> bool:
+        self.limits_all = bool(limits)
         """Whether there is any limit but those that marks say."""
-        return bool(self._limits or self._subtrees)
+        self.plain = True
+        """Whether a plan depends on the route and the method alone: `Matched.plans` has it by its method."""
+        self._learn_methods(limits)
 
     def add(self, subtree: Subtree) -> None:
         """Limit a subtree from now on."""
         self._subtrees = (*self._subtrees, subtree)
+        self.limits_all = True
+        self.plain = False
         self._learn_methods(subtree.limits)
 
     def plan(self, matched: Matched, method: str, path: str) -> Plan:

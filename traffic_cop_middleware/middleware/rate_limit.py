@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.rate_limiting import Decision
 from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
-from traffic_cop_middleware.middleware.context import TrafficContext
+from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
 from traffic_cop_middleware.middleware.plans import Planner
@@ -51,7 +51,8 @@ class RateLimitSettings:
 class RateLimitLayer:
     """Takes from all the buckets that a request owes, or refuses it.
 
-    The context must be in the scope. One round trip where the backend is shared, none for a standing refusal.
+    The context must be in the scope; `trusting` says that its client may be another than the peer. One round trip where
+    the backend is shared, none for a standing refusal.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RateLimitLayer:
         table: RouteTable,
         parts: Parts,
         observers: Observers,
+        trusting: bool,
     ) -> None:
         self.app = app
         self._settings = settings
@@ -70,42 +72,50 @@ class RateLimitLayer:
         self._table = table
         self._parts = parts
         self._observers = observers
-        self._tells = settings.fields or settings.x_headers
+        self._trusting = trusting
+        self._fields = _fields_by(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context: TrafficContext = scope["traffic_cop"]
-        table = self._table
-        if not table.marked and not self._planner.limits_all:
+        # Every function call here is paid on every request, so the usual path makes few.
+        table, planner = self._table, self._planner
+        if not table.marked and not planner.limits_all:
             await self.app(scope, receive, self._watching_for_marks(scope, send))
             return
+        context: TrafficContext = scope[KEY]
         matched = context.route = table.find(scope)
-        root_path = scope.get("root_path", "")
-        path = route_path(scope["path"], root_path) if root_path else scope["path"]
-        plan = self._planner.plan(matched, scope.get("method", "GET"), path)
+        method = scope.get("method", "GET")
+        plan = matched.plans.get(method) if planner.plain else None
+        if plan is None:
+            plan = planner.plan(matched, method, route_path(scope["path"], scope.get("root_path", "")))
         decision: Decision | None = None
         if plan.applied:
-            opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
+            opened = self._parts.opened
+            if opened is None or opened.loop is not None:
+                opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
             try:
-                owed = plan.client_bill(context, scope) if plan.by_client else await plan.bill(context, scope)
+                if plan.by_client:
+                    peer = scope.get("client")
+                    client = peer[0] if peer and not self._trusting else None
+                    owed = plan.bills.get(client) or plan.client_bill(client, context, scope)
+                else:
+                    owed = await plan.bill(context, scope)
             except CostTooHigh as exc:
-                await self._refuse(scope, receive, send, Refusal(400, (), "", 0, f"{exc}."), None)
+                await self._answer(scope, receive, send, Refusal(400, (), "", 0, f"{exc}."), None)
                 return
             if owed.takes:
                 answer = opened.rate_limits.take(owed)
-                decision = answer if isinstance(answer, Decision) else await answer
-                context.decision = decision
-                self._tell(matched, decision)
+                decision = context.decision = answer if type(answer) is Decision else await answer  # type: ignore[misc]
                 if not decision.admitted:
-                    await self._refuse(scope, receive, send, refusal_of(decision), decision)
+                    await self._refuse(scope, receive, send, matched, decision)
                     return
-        told = decision if self._tells else None
+                self._observers.emit("limit.admitted", {"route": matched.template, "source": decision.source})
 
         def send_with_fields(message: Message) -> Any:
             if message["type"] == "http.response.start":
                 if scope.get("endpoint") is not matched.endpoint:
                     table.noticed(scope, matched)
-                if told is not None:
-                    message = {**message, "headers": [*message.get("headers", ()), *self._fields(told)]}
+                if decision is not None:
+                    message = {**message, "headers": [*message.get("headers", ()), *self._fields(decision)]}
             return send(message)
 
         await self.app(scope, receive, send_with_fields)
@@ -120,27 +130,30 @@ class RateLimitLayer:
 
         return send_watching
 
-    def _fields(self, decision: Decision) -> Sequence[Header]:
-        fields = limit_fields(decision) if self._settings.fields else ()
-        return [*fields, *x_headers(decision.standings())] if self._settings.x_headers else fields
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, matched: Matched, decision: Decision) -> None:
+        refusal = refusal_of(decision)
+        told = {
+            "route": matched.template,
+            "source": decision.source,
+            "limits": refusal.limits,
+            "key": refusal.key,
+            "retry_after": refusal.retry_after,
+        }
+        self._observers.emit("limit.refused", told)
+        await self._answer(scope, receive, send, refusal, decision)
 
-    async def _refuse(
+    async def _answer(
         self, scope: Scope, receive: Receive, send: Send, refusal: Refusal, decision: Decision | None
     ) -> None:
-        await refuse(
-            scope,
-            receive,
-            send,
-            refusal=refusal,
-            fields=self._fields(decision) if decision is not None else (),
-            on_refusal=self._settings.on_refusal,
-        )
+        fields = self._fields(decision) if decision is not None else ()
+        on_refusal = self._settings.on_refusal
+        await refuse(scope, receive, send, refusal=refusal, fields=fields, on_refusal=on_refusal)
 
-    def _tell(self, matched: Matched, decision: Decision) -> None:
-        attributes: dict[str, Any] = {"route": matched.template, "source": decision.source}
-        if decision.admitted:
-            self._observers.emit("limit.admitted", attributes)
-            return
-        refusal = refusal_of(decision)
-        attributes |= {"limits": refusal.limits, "key": refusal.key, "retry_after": refusal.retry_after}
-        self._observers.emit("limit.refused", attributes)
+
+def _fields_by(settings: RateLimitSettings) -> Callable[[Decision], Sequence[Header]]:
+    """The function that gives a response its fields."""
+    if settings.fields and settings.x_headers:
+        return lambda decision: [*limit_fields(decision), *x_headers(decision)]
+    if settings.fields:
+        return limit_fields
+    return x_headers if settings.x_headers else lambda decision: ()

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,23 +48,27 @@ KINDS = {429: "quota-exceeded", 503: "temporary-reduced-capacity"}
 
 def refusal_of(decision: Decision) -> Refusal:
     """What a refusing decision says."""
-    refusing = [standing for standing in decision.standings() if standing.refused]
-    wait = decision.retry_after
-    seconds = f"{wait} second{'' if wait == 1 else 's'}"
+    refusing = decision.refusing()
     if not refusing:
-        return Refusal(503, (), "", wait, f"The rate limits can't be checked at present. Try again in {seconds}.")
-    longest = max(refusing, key=lambda standing: standing.wait)
-    whose = WHOSE.get(longest.kind, f"this {longest.kind.replace('_', ' ')}")
-    names = tuple(dict.fromkeys(standing.policy.name for standing in refusing))
-    return Refusal(
-        429,
-        names,
-        longest.kind,
-        wait,
-        f"The limit {longest.policy.name!r} for {whose} is used up. The same request will pass in {seconds}.",
-    )
+        return UNAVAILABLE
+    names = tuple([charge.policy.name for charge in refusing])
+    return _refusal(names, refusing[0].subject.partition(":")[0], decision.retry_after)
 
 
+@lru_cache(maxsize=4096)
+def _refusal(names: tuple[str, ...], kind: str, wait: int) -> Refusal:
+    """Kept, because who is refused comes back at once: the sentence and the body are the same for a second."""
+    whose = WHOSE.get(kind, f"this {kind.replace('_', ' ')}")
+    names = tuple(dict.fromkeys(names))
+    seconds = f"{wait} second{'' if wait == 1 else 's'}"
+    detail = f"The limit {names[0]!r} for {whose} is used up. The same request will pass in {seconds}."
+    return Refusal(429, names, kind, wait, detail)
+
+
+UNAVAILABLE = Refusal(503, (), "", 1, "The rate limits can't be checked at present. Try again in 1 second.")
+
+
+@lru_cache(maxsize=4096)
 def problem(refusal: Refusal) -> bytes:
     """The body, as application/problem+json (RFC 9457)."""
     kind = KINDS.get(refusal.status)

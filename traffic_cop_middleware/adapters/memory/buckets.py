@@ -36,52 +36,52 @@ class MemoryBuckets:
         return len(self._buckets)
 
     def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:
-        at = float(round((self._clock() if now is None else now) * MICRO))
-        guard_held = guard is None or self._holds(guard)
-        if guard is not None and not guard_held:
+        at = (self._clock() if now is None else now) * MICRO
+        at = (at + 0.5) // 1
+        guard_held = True
+        if guard is not None and not self._holds(guard):
+            guard_held = False
             requests = guard.otherwise
         find = self._buckets.get
         admitted = True
+        fresh = False
         answers = []
         found = []
         for key, burst, rate, cost in requests:
             bucket = find(key)
-            debt = 0.0
-            if bucket is not None:
-                debt = bucket[1]
-                elapsed = at - bucket[0]
-                if elapsed > 0:
-                    debt -= elapsed * rate / MICRO
-                    if debt < 0:
-                        debt = 0.0
-                elif elapsed < 0:
-                    bucket[0] = at
-            after = debt + cost
-            if after > burst and after > burst * RELATIVE_SLACK + SLACK:
-                admitted = False
-                answers.append(min(-1, -ceil((after - burst) * MICRO / rate)))
+            if bucket is None:
+                fresh = True
+                after = cost
             else:
-                answers.append(ceil(after * MICRO))
-            found.append((bucket, after))
-        if admitted:
-            fresh = False
-            for index, (bucket, after) in enumerate(found):
-                if bucket is None:
-                    fresh = True
+                stamp, debt, _ = bucket
+                if at >= stamp:
+                    after = debt - (at - stamp) * rate / MICRO
+                    after = after + cost if after > 0 else cost
                 else:
                     bucket[0] = at
-                    bucket[1] = after
-                    bucket[2] = requests[index].rate
-            if fresh:  # last, for making room may drop a bucket of this very call, which must have been charged by then
-                for index, (bucket, after) in enumerate(found):
-                    if bucket is None:
-                        self._make_room(at)
-                        self._buckets[requests[index].key] = [at, after, requests[index].rate]
-        else:
-            for index, (_, after) in enumerate(found):
+                    after = debt + cost
+            if after <= burst or after <= burst * RELATIVE_SLACK + SLACK:
+                answers.append(ceil(after * MICRO))
+            else:
+                admitted = False
+                answers.append(min(-1, -ceil((after - burst) * MICRO / rate)))
+            found.append((bucket, after, rate))
+        if not admitted:
+            for index, (_, after, _) in enumerate(found):
                 if answers[index] >= 0:
                     answers[index] = ceil((after - requests[index].cost) * MICRO)
-        return Taken(admitted, answers, guard_held)
+            return Taken(False, answers, guard_held)
+        for bucket, after, rate in found:
+            if bucket is not None:
+                bucket[0] = at
+                bucket[1] = after
+                bucket[2] = rate
+        if fresh:  # last, for making room may drop a bucket of this very call, which must have been charged by then
+            for (bucket, after, rate), take in zip(found, requests, strict=True):
+                if bucket is None:
+                    self._make_room(at)
+                    self._buckets[take.key] = [at, after, rate]
+        return Taken(True, answers, guard_held)
 
     def _holds(self, guard: Guard) -> bool:
         return guard.record in self._keyspace and self._keyspace.get(guard.generation_key, 0) == guard.generation

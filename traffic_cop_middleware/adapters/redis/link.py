@@ -41,6 +41,8 @@ PROBE_FIRST, PROBE_LONGEST = 0.05, 1.0
 CONNECT_DEADLINE = 1.0
 HELD_UP = 0.01
 """A deadline that is looked at this much late was held up by the loop itself: the replies get as long to be read."""
+MOST_HELD_UP = 3
+"""How often in a row that is granted while nothing comes."""
 NOT_SERVING = frozenset(
     ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM")
 )
@@ -144,7 +146,8 @@ class Link(asyncio.Protocol):
         self._awaiting: deque[Sink] = deque()
         self._flush_due = False
         self._watch: asyncio.TimerHandle | None = None
-        self._spared = False
+        self._watch_due = 0.0
+        self._held_up = 0
         self._misses = 0
         self._pause = PROBE_FIRST
         self._trouble = 0.0
@@ -230,23 +233,25 @@ class Link(asyncio.Protocol):
 
     def _keep_watch(self) -> None:
         if self._watch is None and self._loop is not None and (self._awaiting or self._outgoing):
-            first = min(sink.expires for sink in self._sinks())
-            self._watch = self._loop.call_at(first, self._look)
+            self._look_at(min(sink.expires for sink in self._sinks()))
+
+    def _look_at(self, due: float) -> None:
+        if self._loop is not None:
+            self._watch_due = due
+            self._watch = self._loop.call_at(due, self._look)
 
     def _sinks(self) -> list[Sink]:
         return [*self._awaiting, *(sink for _, sink in self._outgoing)]
 
     def _look(self) -> None:
         """Fail what is over its deadline. It keeps its place in the queue, for its reply may still come."""
-        watch, self._watch = self._watch, None
-        if watch is None or self._loop is None:
+        self._watch = None
+        now = self._loop.time() if self._loop is not None else 0.0
+        if now - self._watch_due > HELD_UP and self._held_up < MOST_HELD_UP:
+            self._held_up += 1
+            self._look_at(now + HELD_UP)
             return
-        now = self._loop.time()
-        if now - watch.when() > HELD_UP and not self._spared:
-            self._spared = True
-            self._watch = self._loop.call_at(now + HELD_UP, self._look)
-            return
-        self._spared = False
+        self._held_up = 0
         late = [sink for sink in self._sinks() if sink.expires <= now]
         if late:
             error = StoreTimeout(f"{self._name} did not answer within {self._deadline:g} s")
@@ -339,7 +344,7 @@ class Link(asyncio.Protocol):
                 return
             sink = awaiting.popleft()
             if sink.expires != NEVER:
-                self._misses = 0
+                self._misses = self._held_up = 0
                 self._pause = PROBE_FIRST
             if isinstance(reply, hiredis.ReplyError):
                 self._hear_error(reply)
