@@ -1,6 +1,6 @@
 """Starlette's and FastAPI's own test suites, run bare and with a cop around every app.
 
-    python tests/upstream/run.py [--only starlette|fastapi] [--mode wrap|install|both] [--jobs N]
+    python tests/upstream/run.py [--only starlette|fastapi] [--mode wrap|limit|install|all] [--jobs N]
 
 The claim under test: who puts a cop around an app sees no other behaviour until a limit is reached. The frameworks'
 own tests know best what behaviour there is. So this takes the sdists of the installed versions, runs each suite bare
@@ -39,7 +39,15 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 CACHE = REPOSITORY / ".cache" / "upstream"
 
-EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {}
+COUNTED_MATCHES = "counts how often a route is asked; a limiter must know the route before the app does, so it asks too"
+EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
+    ("starlette", "limit"): {
+        f"tests/middleware/test_opentelemetry.py::test_instrumentation_uses_actual_route_match_once[{loop}]": (
+            COUNTED_MATCHES
+        )
+        for loop in ("asyncio", "trio")
+    }
+}
 """(suite, mode) -> test -> why a middleware that changes nothing may still fail it."""
 
 RUN_LIMIT = 1800
@@ -293,12 +301,12 @@ def compare(shop: Workshop, bare: Run, cops: Run) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=SUITES)
-    parser.add_argument("--mode", choices=("wrap", "install", "both"), default="wrap")
+    parser.add_argument("--mode", choices=("wrap", "limit", "install", "all"), default="all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes for pytest")
     parser.add_argument("--project", type=Path, default=REPOSITORY, help="the package under test, by its folder")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
-    modes = ("wrap", "install") if options.mode == "both" else (options.mode,)
+    modes = ("wrap", "limit", "install") if options.mode == "all" else (options.mode,)
     good = True
     for suite in [SUITES[options.only]] if options.only else SUITES.values():
         try:

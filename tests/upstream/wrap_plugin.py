@@ -3,12 +3,15 @@
 PYTEST_DONT_REWRITE
 
 `run.py` loads it into both runs of a suite, the bare one too, so that the two differ in nothing but the cop. What it
-does is said by two environment variables: UPSTREAM_MODE is `bare`, `wrap` or `install`, UPSTREAM_REPORT is the folder
-for its reports.
+does is said by two environment variables: UPSTREAM_MODE is `bare`, `wrap`, `limit` or `install`, UPSTREAM_REPORT is the
+folder for its reports.
 
 `wrap` puts `TrafficCop().wrap(app)` where a client hands a request over to the app, and nowhere else. What a test
 reaches through its client (`client.app`, `client.app.state`) stays the app it made. Apps in the old ASGI 2 style are
 wrapped after Starlette's client has adapted them.
+
+`limit` wraps as well, with a cop that takes tokens for every request (and has enough of them): the whole path of a
+request without the response fields, which exact comparisons of headers would see.
 
 `install` calls `TrafficCop().install(app)` just before a Starlette or FastAPI app builds its middleware stack, mounted
 apps included, so that the cop is the outermost of the app's own middlewares.
@@ -93,7 +96,8 @@ atexit.register(witness.write)
 
 
 def wrap(app: Any) -> Any:
-    wrapped = TrafficCop().wrap(app)
+    cop = TrafficCop(limits="1000000000/second", limits_fields=False) if MODE == "limit" else TrafficCop()
+    wrapped = cop.wrap(app)
     witness.watch(wrapped)
     return wrapped
 
@@ -223,7 +227,7 @@ def pytest_sessionfinish() -> None:
     witness.write()  # a worker of xdist need not come as far as atexit
 
 
-if MODE == "wrap":
+if MODE in ("wrap", "limit"):
     wrap_clients()
 elif MODE == "install":
     install_in_every_app()

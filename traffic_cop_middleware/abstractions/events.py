@@ -35,6 +35,7 @@ class Observers:
             self.tell(Event(kind, time.time(), attributes))
 
     def tell(self, event: Event) -> None:
+        """Tell of an event that another part made."""
         for observer in self._observers:
             try:
                 observer(event)
