@@ -514,3 +514,29 @@ def test_two_marks_of_exempt_and_limit_leave_the_own_limit() -> None:
 def test_a_mark_on_no_endpoint_says_where_it_goes(marked: object) -> None:
     with pytest.raises(ConfigurationError, match="write it under the route's decorator"):
         limit("1/minute")(marked)
+
+
+def test_a_subtree_is_cut_by_the_root_path_at_every_door() -> None:
+    def app() -> Starlette:
+        routes = [Route("/admin/x", ok)]
+        starlette = Starlette(routes=routes)
+        starlette.root_path = "/api"  # type: ignore[attr-defined]  # as FastAPI has it
+        return starlette
+
+    cop = TrafficCop()
+    cop.limit("/admin/*", "1/minute")
+    client = TestClient(cop.wrap(app()))
+    assert statuses(client, "/api/admin/x", 2)[1] == 429
+
+
+@pytest.mark.asyncio
+async def test_a_marked_endpoint_behind_an_opaque_mount_does_not_rebuild_the_table_each_time() -> None:
+    inner = Starlette(routes=[Route("/x", limit("1/minute")(ok))])
+
+    async def opaque(scope: Any, receive: Any, send: Any) -> None:
+        await inner(scope, receive, send)
+
+    app: Any = TrafficCop().wrap(Starlette(routes=[Mount("/m", app=opaque)]))
+    for _ in range(10):
+        assert status(await send_through(app, http_scope("/m/x"))) == 200
+    assert app._table.generation <= 2

@@ -93,6 +93,8 @@ class Decision:
 
     def refusing(self) -> list[Charge]:
         """The charges that were refused, the one with the longest wait first."""
+        if len(self.answers) == 1:
+            return list(self.owed.charges)
         waits = [(answer, index) for index, answer in enumerate(self.answers) if answer < 0]
         return [self.owed.charges[index] for _, index in sorted(waits)]
 

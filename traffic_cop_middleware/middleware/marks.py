@@ -65,7 +65,8 @@ def limit(
         cost: tokens that a request takes: a number, or a function of the connection (sync or async).
         key: whose bucket: `by_ip`, `by_api_key`, `by_route`, `by_everyone`, or a function of the connection (sync or
             async) that returns a string, or `None` where the limit does not apply.
-        name: limits of one name share a bucket (per key); by default each route has its own.
+        name: limits of one name share a bucket (per key); by default each route template ("/items/{id}") has its own,
+            which the methods and hosts that it stands under share.
         methods: the limit is for these HTTP methods only.
 
     Raises:

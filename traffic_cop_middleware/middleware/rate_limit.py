@@ -16,9 +16,10 @@ from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
 from traffic_cop_middleware.middleware.plans import Planner
-from traffic_cop_middleware.middleware.refusals import OnRefusal, Refusal, refusal_of, refuse
-from traffic_cop_middleware.middleware.route_table import Matched, RouteTable, route_path
+from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusal, answer_to, answer_with, refuse
+from traffic_cop_middleware.middleware.route_table import Matched, RouteTable
 
+STARTS = ("http.response.start", "websocket.accept")
 FIRST_OPEN_PATIENCE = 0.05
 """Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
 
@@ -67,7 +68,7 @@ class RateLimitLayer:
         trusting: bool,
     ) -> None:
         self.app = app
-        self._settings = settings
+        self._on_refusal = settings.on_refusal
         self._planner = planner
         self._table = table
         self._parts = parts
@@ -86,7 +87,7 @@ class RateLimitLayer:
         method = scope.get("method", "GET")
         plan = matched.plans.get(method) if planner.plain else None
         if plan is None:
-            plan = planner.plan(matched, method, route_path(scope["path"], scope.get("root_path", "")))
+            plan = planner.plan(matched, method, table.path(scope))
         decision: Decision | None = None
         if plan.applied:
             opened = self._parts.opened
@@ -100,13 +101,15 @@ class RateLimitLayer:
                 else:
                     owed = await plan.bill(context, scope)
             except CostTooHigh as exc:
-                await self._answer(scope, receive, send, Refusal(400, (), "", 0, f"{exc}."), None)
+                answer = answer_with(Refusal(400, (), "", 0, f"{exc}."))
+                await refuse(scope, receive, send, answer=answer, fields=(), on_refusal=self._on_refusal)
                 return
             if owed.takes:
-                answer = opened.rate_limits.take(owed)
-                decision = context.decision = answer if type(answer) is Decision else await answer  # type: ignore[misc]
+                asked = opened.rate_limits.take(owed)
+                decision = context.decision = asked if isinstance(asked, Decision) else await asked
                 if not decision.admitted:
-                    await self._refuse(scope, receive, send, matched, decision)
+                    answer, fields = self._refusal(matched, decision), self._fields(decision)
+                    await refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
                     return
                 self._observers.emit("limit.admitted", {"route": matched.template, "source": decision.source})
 
@@ -116,6 +119,8 @@ class RateLimitLayer:
                     table.noticed(scope, matched)
                 if decision is not None:
                     message = {**message, "headers": [*message.get("headers", ()), *self._fields(decision)]}
+            elif message["type"] == "websocket.accept":
+                table.noticed(scope, matched)
             return send(message)
 
         await self.app(scope, receive, send_with_fields)
@@ -124,14 +129,15 @@ class RateLimitLayer:
         """Nothing is limited: only see whether a marked route was added since the table was built."""
 
         def send_watching(message: Message) -> Any:
-            if message["type"] == "http.response.start" and is_marked(scope.get("endpoint")):
-                self._table.build()
+            if message["type"] in STARTS and is_marked(scope.get("endpoint")):
+                self._table.noticed(scope, self._table.unmatched)
             return send(message)
 
         return send_watching
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, matched: Matched, decision: Decision) -> None:
-        refusal = refusal_of(decision)
+    def _refusal(self, matched: Matched, decision: Decision) -> Answer:
+        answer = answer_to(decision)
+        refusal = answer.refusal
         told = {
             "route": matched.template,
             "source": decision.source,
@@ -140,14 +146,7 @@ class RateLimitLayer:
             "retry_after": refusal.retry_after,
         }
         self._observers.emit("limit.refused", told)
-        await self._answer(scope, receive, send, refusal, decision)
-
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, refusal: Refusal, decision: Decision | None
-    ) -> None:
-        fields = self._fields(decision) if decision is not None else ()
-        on_refusal = self._settings.on_refusal
-        await refuse(scope, receive, send, refusal=refusal, fields=fields, on_refusal=on_refusal)
+        return answer
 
 
 def _fields_by(settings: RateLimitSettings) -> Callable[[Decision], Sequence[Header]]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,31 +47,19 @@ TITLES = {400: "Cost above the limit", 429: "Too Many Requests", 503: "Service U
 KINDS = {429: "quota-exceeded", 503: "temporary-reduced-capacity"}
 
 
-def refusal_of(decision: Decision) -> Refusal:
-    """What a refusing decision says."""
-    refusing = decision.refusing()
-    if not refusing:
-        return UNAVAILABLE
-    names = tuple([charge.policy.name for charge in refusing])
-    return _refusal(names, refusing[0].subject.partition(":")[0], decision.retry_after)
+class Answer(NamedTuple):
+    """A refusal as it goes out: the response's body, and its fields but those of the limits."""
+
+    refusal: Refusal
+    headers: tuple[Header, ...]
+    body: bytes
 
 
-@lru_cache(maxsize=4096)
-def _refusal(names: tuple[str, ...], kind: str, wait: int) -> Refusal:
-    """Kept, because who is refused comes back at once: the sentence and the body are the same for a second."""
-    whose = WHOSE.get(kind, f"this {kind.replace('_', ' ')}")
-    names = tuple(dict.fromkeys(names))
-    seconds = f"{wait} second{'' if wait == 1 else 's'}"
-    detail = f"The limit {names[0]!r} for {whose} is used up. The same request will pass in {seconds}."
-    return Refusal(429, names, kind, wait, detail)
+def answer_with(refusal: Refusal) -> Answer:
+    """The response for a refusal: application/problem+json (RFC 9457).
 
-
-UNAVAILABLE = Refusal(503, (), "", 1, "The rate limits can't be checked at present. Try again in 1 second.")
-
-
-@lru_cache(maxsize=4096)
-def problem(refusal: Refusal) -> bytes:
-    """The body, as application/problem+json (RFC 9457)."""
+    A 429 must not be cached (RFC 6585, section 4).
+    """
     kind = KINDS.get(refusal.status)
     members: dict[str, object] = {
         "type": PROBLEM_TYPES + kind if kind else "about:blank",
@@ -78,20 +67,39 @@ def problem(refusal: Refusal) -> bytes:
         "status": refusal.status,
         "detail": refusal.detail,
     }
+    headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
     if refusal.limits:
         members["violated-policies"] = list(refusal.limits)
         members["key"] = refusal.key
     if refusal.retry_after:
         members["retry-after"] = refusal.retry_after
-    return json.dumps(members).encode()
+        headers.append((b"retry-after", b"%d" % refusal.retry_after))
+    body = json.dumps(members).encode()
+    return Answer(refusal, (*headers, (b"content-length", b"%d" % len(body))), body)
 
 
-def refusal_headers(refusal: Refusal, fields: Iterable[Header]) -> list[Header]:
-    """The fields of a refusal. A 429 must not be cached (RFC 6585, section 4)."""
-    headers = [(b"cache-control", b"no-store"), *fields]
-    if refusal.retry_after:
-        headers.insert(0, (b"retry-after", b"%d" % refusal.retry_after))
-    return headers
+UNAVAILABLE = answer_with(
+    Refusal(503, (), "", 1, "The rate limits can't be checked at present. Try again in 1 second.")
+)
+
+
+def answer_to(decision: Decision) -> Answer:
+    """The response for a refusing decision."""
+    refusing = decision.refusing()
+    if not refusing:
+        return UNAVAILABLE
+    names = tuple([charge.policy.name for charge in refusing])
+    return _kept(names, refusing[0].subject.partition(":")[0], decision.retry_after)
+
+
+@lru_cache(maxsize=4096)
+def _kept(names: tuple[str, ...], kind: str, wait: int) -> Answer:
+    """Kept, because who is refused comes back at once, and for a second the answer is the same."""
+    whose = WHOSE.get(kind, f"this {kind.replace('_', ' ')}")
+    names = tuple(dict.fromkeys(names))
+    seconds = f"{wait} second{'' if wait == 1 else 's'}"
+    detail = f"The limit {names[0]!r} for {whose} is used up. The same request will pass in {seconds}."
+    return answer_with(Refusal(429, names, kind, wait, detail))
 
 
 async def refuse(
@@ -99,38 +107,29 @@ async def refuse(
     receive: Receive,
     send: Send,
     *,
-    refusal: Refusal,
+    answer: Answer,
     fields: Iterable[Header],
     on_refusal: OnRefusal | None,
 ) -> None:
     """Answer a request, or a WebSocket handshake, with a refusal."""
-    headers = refusal_headers(refusal, fields)
+    refusal, headers, body = answer
+    kind = "http.response"
     if scope["type"] == "websocket":
+        kind = "websocket.http.response"
         await receive()
-        if "websocket.http.response" not in scope.get("extensions", {}):
+        if kind not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": WEBSOCKET_POLICY_VIOLATION, "reason": refusal.detail[:120]})
             return
-        await _answer(send, "websocket.http.response", refusal, headers)
-        return
-    if on_refusal is not None:
+    elif on_refusal is not None:
         own = on_refusal(HTTPConnection(scope), refusal)
         if inspect.isawaitable(own):
             own = await own
         if own is not None:
-            await own(scope, receive, _adding(headers, send))
+            about_limits = [header for header in headers if not header[0].startswith(b"content-")]
+            await own(scope, receive, _adding([*about_limits, *fields], send))
             return
-    await _answer(send, "http.response", refusal, headers)
-
-
-async def _answer(send: Send, prefix: str, refusal: Refusal, headers: list[Header]) -> None:
-    body = problem(refusal)
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        *headers,
-    ]
-    await send({"type": f"{prefix}.start", "status": refusal.status, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": body, "more_body": False})
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": [*headers, *fields]})
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})
 
 
 def _adding(headers: list[Header], send: Send) -> Send:

@@ -201,6 +201,11 @@ class RouteTable:
                 self._memo[(scope.get("method"), scope["path"])] = matched
         return matched
 
+    def path(self, scope: Scope) -> str:
+        """The request's path below the app's root path: as its routes see it."""
+        root = self._level.root_path if self._level is not None else ""
+        return route_path(scope["path"], root or scope.get("root_path", ""))
+
     def noticed(self, scope: Scope, matched: Matched) -> None:
         """Compare with what the request reached; rebuild when the table is stale."""
         endpoint = scope.get("endpoint")

@@ -55,12 +55,13 @@ class Stack:
             await self.app(scope, receive, send)
 
     async def _start(self) -> None:
-        self._check()
+        if not self._checked:
+            self._check()
         await self._parts.start()
 
     def _check(self) -> None:
         """See once, when all is put together, that it can work."""
-        self._checked = True
         check_order(self._layer, self.app)
-        warn_of_cors_inside(self.app)
         self._table.build()
+        warn_of_cors_inside(self.app)
+        self._checked = True
