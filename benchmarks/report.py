@@ -124,7 +124,12 @@ def bars(figures: dict[Row, Figures], bad: dict[Row, str]) -> tuple[str, bool]:
         verdicts.append(met)
         lines.append(f"  {'met   ' if met else 'MISSED'}  {text}: {figure.format(value)}")
 
-    for framework in dict.fromkeys(row.framework for row in figures):
+    def unjudged(text: str) -> None:
+        """A bar without its figures is not met: silence would read as success."""
+        verdicts.append(False)
+        lines.append(f"  NO FIGURE  {text}")
+
+    for framework in dict.fromkeys(row.framework for row in [*figures, *bad]):
         for store, allowed in BAR_OVER_BARE.items():
             one = figures.get(Row(framework, f"ours mark {store}"))
             two = figures.get(Row(framework, f"ours stack+mark {store}"))
@@ -132,19 +137,30 @@ def bars(figures: dict[Row, Figures], bad: dict[Row, str]) -> tuple[str, bool]:
             refused = figures.get(Row(framework, f"ours mark {store}", refuse=True))
             where = f"{framework}, {store}"
             for name, found in (("one marked limit", one), ("a stack limit and a marked one", two)):
+                text = f"{where}: {name} adds at most {allowed:.0f} us"
                 if found:
                     value = found.over_bare
-                    bar(f"{where}: {name} adds at most {allowed:.0f} us", value, "{:.1f} us", value <= allowed)
+                    bar(text, value, f"{{:.1f}} us ± {found.uncertainty:.1f}", value <= allowed)
+                else:
+                    unjudged(text)
             peer = cheapest_peer(figures, Row(framework, f"ours mark {store}"))
-            if one and peer and store == "redis":
-                value = peer / max(one.over_bare, 0.1)
-                text = f"{where}: at least {BAR_PEERS_OVER_OURS:.0f}x cheaper than the cheapest peer ({peer:.1f} us)"
-                bar(text, value, "{:.1f}x", value >= BAR_PEERS_OVER_OURS)
+            if store == "redis":
+                text = f"{where}: at least {BAR_PEERS_OVER_OURS:.0f}x cheaper than the cheapest peer"
+                if one and peer:
+                    value = peer / max(one.over_bare, 0.1)
+                    bar(f"{text} ({peer:.1f} us)", value, "{:.1f}x", value >= BAR_PEERS_OVER_OURS)
+                else:
+                    unjudged(text)
+            text = f"{where}: two stack and two marked limits add at most {BAR_FOUR_OVER_ONE}x of what one adds"
             if one and four:
                 value = four.over_bare / max(one.over_bare, 0.1)
-                text = f"{where}: two stack and two marked limits add at most {BAR_FOUR_OVER_ONE}x of what one adds"
                 bar(text, value, "{:.2f}x", value <= BAR_FOUR_OVER_ONE)
+            else:
+                unjudged(text)
+            text = f"{where}: a refusal costs less than serving the bare app"
             if refused:
                 value = refused.over_bare
-                bar(f"{where}: a refusal costs less than serving the bare app", value, "{:+.1f} us", value < 0)
+                bar(text, value, f"{{:+.1f}} us ± {refused.uncertainty:.1f}", value < 0)
+            else:
+                unjudged(text)
     return "\nBars\n" + ("\n".join(lines) or "  no row of ours was measured"), all(verdicts) and bool(verdicts)

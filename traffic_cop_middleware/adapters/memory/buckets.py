@@ -47,41 +47,52 @@ class MemoryBuckets:
         fresh = False
         answers = []
         found = []
+        debts = []
         for key, burst, rate, cost in requests:
             bucket = find(key)
+            found.append(bucket)
             if bucket is None:
                 fresh = True
                 after = cost
             else:
-                stamp, debt, _ = bucket
+                stamp, debt, known_rate = bucket
                 if at >= stamp:
                     after = debt - (at - stamp) * rate / MICRO
                     after = after + cost if after > 0 else cost
                 else:
                     bucket[0] = at
                     after = debt + cost
+                if rate != known_rate:
+                    bucket[2] = rate
+            debts.append(after)
             if after <= burst or after <= burst * RELATIVE_SLACK + SLACK:
                 answers.append(ceil(after * MICRO))
             else:
                 admitted = False
                 answers.append(min(-1, -ceil((after - burst) * MICRO / rate)))
-            found.append((bucket, after, rate))
         if not admitted:
-            for index, (_, after, _) in enumerate(found):
+            for index, after in enumerate(debts):
                 if answers[index] >= 0:
                     answers[index] = ceil((after - requests[index].cost) * MICRO)
-            return Taken(False, answers, guard_held)
-        for bucket, after, rate in found:
+        elif fresh:
+            self._charge(requests, found, debts, at)
+        else:
+            for bucket, after in zip(found, debts, strict=True):
+                bucket[0] = at  # type: ignore[index]  # none of them is fresh
+                bucket[1] = after  # type: ignore[index]
+        return Taken(admitted, answers, guard_held)
+
+    def _charge(
+        self, requests: Sequence[Take], found: Sequence[list[float] | None], debts: Sequence[float], at: float
+    ) -> None:
+        """Write debts where some of the buckets are new. Those come last: making room may drop one of this call's."""
+        for bucket, after in zip(found, debts, strict=True):
             if bucket is not None:
-                bucket[0] = at
-                bucket[1] = after
-                bucket[2] = rate
-        if fresh:  # last, for making room may drop a bucket of this very call, which must have been charged by then
-            for (bucket, after, rate), take in zip(found, requests, strict=True):
-                if bucket is None:
-                    self._make_room(at)
-                    self._buckets[take.key] = [at, after, rate]
-        return Taken(True, answers, guard_held)
+                bucket[:2] = at, after
+        for take, bucket, after in zip(requests, found, debts, strict=True):
+            if bucket is None:
+                self._make_room(at)
+                self._buckets[take.key] = [at, after, take.rate]
 
     def _holds(self, guard: Guard) -> bool:
         return guard.record in self._keyspace and self._keyspace.get(guard.generation_key, 0) == guard.generation

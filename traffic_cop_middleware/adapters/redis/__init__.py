@@ -146,10 +146,9 @@ def _split(url: str) -> SplitResult:
         hidden = "@" in parts.fragment or (parts.scheme != "unix" and "@" in parts.path + parts.query.partition("=")[0])
         if parts.scheme == "unix":
             hidden |= bool(parts.netloc) and "@" not in parts.netloc
-        whole = not hidden and not parts.fragment and parts.port != 0
+        if hidden or parts.fragment or parts.port == 0:
+            raise ValueError("not to be told apart")  # noqa: TRY301 - the same end as urlsplit's own
     except ValueError:
-        whole = False
-    if not whole:
         raise ConfigurationError(
             "backend: this Redis URL can't be read: its port is no number from 1 to 65535, its host is malformed, or "
             f"its user or password holds one of : / ? # [ ] @ as it is (write %2F for a slash). Write {FORMS}"
