@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import hiredis
 
-from traffic_cop_middleware.adapters.redis.link import NEVER, Link, reply_error
+from traffic_cop_middleware.adapters.redis.link import Link
+from traffic_cop_middleware.adapters.redis.replies import NEVER, reply_error
 from traffic_cop_middleware.contracts import MICRO, Guard, Take, Taken
 from traffic_cop_middleware.errors import StoreError
 
