@@ -60,6 +60,7 @@ class LoopLag:
 
     def __init__(self) -> None:
         self._naps: list[tuple[float, float, float]] = []
+        self._lain_down = float("inf")
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._sleep())
@@ -73,7 +74,7 @@ class LoopLag:
 
     async def _sleep(self) -> None:
         while True:
-            start = time.monotonic()
+            self._lain_down = start = time.monotonic()
             await asyncio.sleep(0.002)
             end = time.monotonic()
             self._naps.append((start, end, max(0.0, end - start - 0.003)))
@@ -83,8 +84,9 @@ class LoopLag:
         return self.between(now - seconds, now)
 
     def between(self, start: float, end: float) -> float:
-        """Seconds of lag in all naps that touch the window."""
-        return sum(lag for begun, ended, lag in self._naps if ended >= start and begun <= end)
+        """Seconds of lag in all naps that touch the window, the one that is not over yet included."""
+        lasting = max(0.0, time.monotonic() - self._lain_down - 0.003) if self._lain_down <= end else 0.0
+        return lasting + sum(lag for begun, ended, lag in self._naps if ended >= start and begun <= end)
 
 
 class Talk(asyncio.Protocol):
