@@ -90,6 +90,8 @@ def test_an_observer_that_must_be_awaited_is_refused() -> None:
         ({"name": "{x}"}, "braces"),
         ({"name": 'say "hi"'}, "quotes"),
         ({"methods": "GET"}, r"methods='GET' must be a list, as in ['GET']"),
+        ({"methods": []}, "must be names of methods"),
+        ({"methods": [None]}, "must be names of methods"),
     ],
 )
 def test_a_bad_limit_names_the_mend(kwargs: dict[str, Any], says: str) -> None:
@@ -156,3 +158,9 @@ def test_a_missing_driver_is_told_with_the_pip_line(monkeypatch: pytest.MonkeyPa
 def test_a_rate_is_read_as_people_write_it(text: str, count: int, seconds: int) -> None:
     (rate,) = limit(text).rates
     assert (rate.count, rate.seconds) == (count, seconds)
+
+
+def test_a_url_in_the_place_of_a_cop_is_not_printed() -> None:
+    with pytest.raises(ConfigurationError, match="write backend=…") as caught:
+        TrafficCopMiddleware(app, "redis://user:s3cret@host/0", limits="3/minute")  # type: ignore[arg-type]
+    assert "s3cret" not in str(caught.value)

@@ -72,7 +72,8 @@ class TrafficCop:
         expected_workers: how many workers share a quota under "local" until the backend has counted them.
         limits_fields: whether responses carry `RateLimit` and `RateLimit-Policy`.
         limits_x_headers: whether they carry `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well.
-        limits_on_refusal: a function of the connection and the `Refusal` that gives a response (`None`: the usual one).
+        limits_on_refusal: a function of the connection and the `Refusal` that gives a response (`None`: the usual one);
+            for HTTP, not for WebSocket handshakes.
         strict_routes: whether a route of a class that can't be read is an error at start instead of a warning.
 
     Raises:
@@ -205,8 +206,15 @@ class TrafficCopMiddleware(Stack):
     traffic_cop_layer = "traffic_cop"
 
     def __init__(self, app: ASGIApp, cop: TrafficCop | None = None, **settings: Unpack[CopSettings]) -> None:
+        if cop is not None and not isinstance(cop, TrafficCop):
+            raise ConfigurationError(
+                f"TrafficCopMiddleware: cop is a TrafficCop that is made already, not a {type(cop).__name__}. For a "
+                "URL write backend=…"
+            )
         if cop is not None and settings:
-            raise ConfigurationError(f"cop={cop!r} has its settings already: {', '.join(settings)} can't be set here")
+            raise ConfigurationError(
+                f"TrafficCopMiddleware: the cop has its settings already: {', '.join(settings)} can't be set here"
+            )
         given: Any = settings
         (cop or TrafficCop(**given))._stack(self, app, self.traffic_cop_layer)
 

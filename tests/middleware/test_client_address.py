@@ -104,8 +104,9 @@ def test_an_undeclared_proxy_is_warned_of_once(caplog: pytest.LogCaptureFixture)
     address = ClientAddress()
     with caplog.at_level(logging.WARNING):
         for peer in ("8.8.8.8", PEER, "10.0.0.2", "127.0.0.1"):
-            address.of((peer, 1), [(b"x-forwarded-for", b"198.51.100.1")])
+            if address.watched:
+                address.watch({"client": (peer, 1), "headers": [(b"x-forwarded-for", b"198.51.100.1")]})
     assert [record.getMessage() for record in caplog.records] == [
-        "a peer on a private address sends X-Forwarded-For, and trusted_proxies is empty: if it is your proxy, all its "
-        "clients share one bucket. Name it: trusted_proxies=['10.0.0.1'] or its network"
+        "a peer on a private address sends X-Forwarded-For or Forwarded, and trusted_proxies is empty: if it is your "
+        "proxy, all its clients share one bucket. Name it: trusted_proxies=['10.0.0.1'] or its network"
     ]

@@ -36,6 +36,13 @@ async def ok(request: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
 
+async def marked(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("marked")
+
+
+limit("1/minute")(marked)
+
+
 def shop(**settings: Any) -> tuple[TestClient, FakeClock]:
     """An app with a marked, an exempt and a plain route, on a clock that stands still."""
     clock = FakeClock()
@@ -172,15 +179,19 @@ def test_cost_is_a_number_or_a_function_of_the_request() -> None:
     assert client.get("/plain?n=0").status_code == 429
 
 
-@pytest.mark.parametrize("asked", ["11", "-1", "1e300"])
-def test_a_cost_that_no_bucket_can_hold_is_a_400_with_the_reason(asked: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [("11", "holds 10 at most"), ("-1", "0 or more"), ("1e300", "at most"), ("9" * 400, "than any limit holds")],
+)
+def test_a_cost_that_no_bucket_can_hold_is_a_400_with_the_reason(asked: str, reason: str) -> None:
     def by_size(connection: HTTPConnection) -> float:
-        return float(connection.query_params["n"])
+        said = connection.query_params["n"]
+        return int(said) if said.isdecimal() else float(said)
 
     client, _ = shop(limits=limit("10/minute", cost=by_size))
     answer = client.get(f"/plain?n={asked}")
     assert answer.status_code == 400
-    assert "holds 10 at most" in answer.json()["detail"]
+    assert reason in answer.json()["detail"]
     assert client.get("/plain?n=10").status_code == 200
 
 
@@ -531,7 +542,7 @@ def test_a_subtree_is_cut_by_the_root_path_at_every_door() -> None:
 
 @pytest.mark.asyncio
 async def test_a_marked_endpoint_behind_an_opaque_mount_does_not_rebuild_the_table_each_time() -> None:
-    inner = Starlette(routes=[Route("/x", limit("1/minute")(ok))])
+    inner = Starlette(routes=[Route("/x", marked)])
 
     async def opaque(scope: Any, receive: Any, send: Any) -> None:
         await inner(scope, receive, send)
@@ -540,3 +551,74 @@ async def test_a_marked_endpoint_behind_an_opaque_mount_does_not_rebuild_the_tab
     for _ in range(10):
         assert status(await send_through(app, http_scope("/m/x"))) == 200
     assert app._table.generation <= 2
+
+
+@pytest.mark.parametrize(
+    ("stack", "marks", "passing"),
+    [
+        ([limit("100/minute"), limit("100/minute", burst=2, methods=["GET"])], [], 2),
+        ([limit("100/minute", name="heavy")], [limit("2/minute", name="heavy")], 2),
+        ([], [limit("10/minute"), limit("10/minute", cost=5)], 2),
+        ([limit("3/minute")], [limit("3/minute", name="3/minute")], 3),
+    ],
+)
+def test_of_two_limits_that_look_alike_the_stricter_one_holds(stack: Any, marks: Any, passing: int) -> None:
+    app = FastAPI()
+    TrafficCop(limits=stack).install(app)
+
+    @app.get("/")
+    def index() -> None: ...
+
+    for mark in marks:
+        mark(index)
+    assert statuses(TestClient(app), "/", 4) == [200] * passing + [429] * (4 - passing)
+
+
+def test_limits_for_different_methods_have_buckets_of_their_own() -> None:
+    app = Starlette(routes=[Route("/", ok, methods=["GET", "POST"])])
+    TrafficCop(limits=[limit("2/minute", methods=["GET"]), limit("2/minute", methods=["POST"])]).install(app)
+    client = TestClient(app)
+    assert statuses(client, "/", 3) == [200, 200, 429]
+    assert [client.post("/").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_head_and_lower_case_pay_like_the_method_they_stand_for() -> None:
+    async def anything(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    client = TestClient(TrafficCop(limits=limit("2/minute", methods=["GET", "POST"])).wrap(anything))
+    answers = [client.request(method, "/").status_code for method in ("GET", "HEAD", "HEAD", "post", "get")]
+    assert answers == [200, 200, 429, 429, 429]
+
+
+def test_a_function_named_like_a_key_of_ours_reaches_no_bucket_of_ours() -> None:
+    def ip(connection: HTTPConnection) -> str | None:
+        return connection.headers.get("x-forged")
+
+    client, _ = shop(limits=[limit("2/minute", name="n"), limit("2/minute", name="n", key=ip)])
+    assert statuses(client, "/plain", 1, headers={"x-forged": "testclient"}) == [200]
+    assert statuses(client, "/plain", 2) == [200, 429]
+
+
+@pytest.mark.asyncio
+async def test_kept_bills_are_bounded_over_all_routes() -> None:
+    app: Any = TrafficCop(limits="9/minute").wrap(Starlette(routes=[Route("/a", ok), Route("/b", ok)]))
+    for number in range(5000):
+        path, client = "/" + "ab"[number % 2], (f"198.51.{number // 250}.{number % 250}", 1)
+        await send_through(app, http_scope(path, client=client))
+    assert 0 < sum(len(plan.bills) for plan in app._layers._planner._plans) <= 4096
+
+
+def test_marks_behind_an_app_that_shows_no_routes_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    inner = Starlette(routes=[Route("/", marked)])
+
+    class Hiding:
+        def __init__(self, app: Any) -> None:
+            self._hidden = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self._hidden(scope, receive, send)
+
+    client = TestClient(TrafficCop(limits="9/minute").wrap(Hiding(inner)))
+    assert statuses(client, "/", 3) == [200] * 3
+    assert len([record for record in caplog.records if "are not seen" in record.getMessage()]) == 1

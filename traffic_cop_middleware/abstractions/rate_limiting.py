@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import compress
 from math import ceil
 from typing import Literal, NamedTuple, cast
 
@@ -43,7 +44,9 @@ def bill(charges: Iterable[Charge]) -> Bill:
     """
     charges = tuple(charges)
     for policy, _subject, cost in charges:
-        if not 0 <= cost <= policy.burst:
+        if cost < 0:
+            raise CostTooHigh(f"this request costs {cost:g} tokens: a cost is 0 or more (limit {policy.name!r})")
+        if cost > policy.burst:
             raise CostTooHigh(
                 f"this request costs {cost:g} tokens, and the limit {policy.name!r} holds {policy.burst:g} at most"
             )
@@ -141,10 +144,10 @@ class RateLimitAbstraction:
         if denials is not None:
             sent = self._clock()
             if denials and guard is None:
-                for index, take in enumerate(owed.takes):
-                    wait = denials.wait(take.key, take.cost, sent)
-                    if wait:
-                        return Decision(False, "cache", _one(owed, index), (min(-1, -ceil(wait * MICRO)),))
+                waits = [denials.wait(take.key, take.cost, sent) for take in owed.takes]
+                if any(waits):
+                    answers = [min(-1, -ceil(wait * MICRO)) for wait in waits if wait]
+                    return Decision(False, "cache", _those(owed, waits), answers)
         if guard is not None:
             guard = guard._replace(otherwise=otherwise.takes)
         try:
@@ -187,9 +190,11 @@ class RateLimitAbstraction:
         return Decision(admitted, "local", owed, answers)
 
 
-def _one(owed: Bill, index: int) -> Bill:
-    """One charge of a bill, alone."""
-    return Bill(owed.charges[index : index + 1], owed.takes[index : index + 1], owed.policies[index : index + 1])
+def _those(owed: Bill, waits: Sequence[float]) -> Bill:
+    """The charges of a bill that have to wait."""
+    return Bill(
+        tuple(compress(owed.charges, waits)), tuple(compress(owed.takes, waits)), tuple(compress(owed.policies, waits))
+    )
 
 
 async def _settled(decision: Decision | Awaitable[Decision]) -> Decision:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from starlette.types import Scope
+
 from traffic_cop_middleware.errors import ConfigurationError
 
 log = logging.getLogger("traffic_cop")
@@ -85,14 +87,13 @@ class ClientAddress:
                 ) from exc
         self.trusting = bool(self._networks or self._hops)
         """Whether anybody's headers are believed; if not, the peer is the client."""
-        self._watched = 0 if self.trusting else REQUESTS_WATCHED
+        self.watched = 0 if self.trusting else REQUESTS_WATCHED
+        """How many more requests are to be looked at by `watch`."""
         self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
 
     def of(self, peer: tuple[str, int] | None, headers: Headers) -> str:
         """The client's address (its network for IPv6) from `scope["client"]`; "unknown" where the server gives none."""
         address = peer[0] if peer else ""
-        if self._watched:
-            self._watch(headers, address)
         if self.trusting:
             address = self._behind_proxies(headers, address)
         return client_network(address) if address else "unknown"
@@ -129,13 +130,16 @@ class ClientAddress:
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def _watch(self, headers: Headers, peer: str) -> None:
-        self._watched -= 1
-        if any(name == b"x-forwarded-for" for name, _ in headers) and _is_private(peer):
-            self._watched = 0
+    def watch(self, scope: Scope) -> None:
+        """Look for a proxy that nobody declared; warn of it once."""
+        self.watched -= 1
+        peer = (scope.get("client") or ("",))[0]
+        names = (b"x-forwarded-for", b"forwarded")
+        if any(name in names for name, _ in scope.get("headers", ())) and _is_private(peer):
+            self.watched = 0
             log.warning(
-                "a peer on a private address sends X-Forwarded-For, and trusted_proxies is empty: if it is your proxy, "
-                "all its clients share one bucket. Name it: trusted_proxies=[%r] or its network",
+                "a peer on a private address sends X-Forwarded-For or Forwarded, and trusted_proxies is empty: if it "
+                "is your proxy, all its clients share one bucket. Name it: trusted_proxies=[%r] or its network",
                 peer or "its address",
             )
 

@@ -171,7 +171,7 @@ class ByFunction(Key):
             return None
         if not isinstance(value, str):
             raise TypeError(f"key function {self.kind} returned {type(value).__name__}; it returns a string or None")
-        return subject_of(self.kind, value)
+        return f"fn.{self.kind}:{_digest(value)}"
 
 
 by_ip = ByIp()

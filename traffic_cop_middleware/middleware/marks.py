@@ -92,6 +92,9 @@ def limit(
         raise ConfigurationError(f"limit {rate!r}: name={name!r} can't have quotes, backslashes or braces in it")
     if isinstance(methods, str):
         raise ConfigurationError(f"limit {rate!r}: methods={methods!r} must be a list, as in [{methods!r}]")
+    methods = None if methods is None else list(methods)
+    if methods is not None and not (methods and all(isinstance(method, str) and method for method in methods)):
+        raise ConfigurationError(f"limit {rate!r}: methods={methods!r} must be names of methods, as in ['POST']")
     return Limit(
         text=rate,
         rates=rates,

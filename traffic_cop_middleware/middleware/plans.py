@@ -7,23 +7,24 @@ marks only. Limits of one name share a bucket and are charged once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from weakref import WeakSet
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from traffic_cop_middleware.abstractions.policies import Policy, capacity
+from traffic_cop_middleware.abstractions.policies import MOST, Policy, capacity
 from traffic_cop_middleware.abstractions.rate_limiting import Bill, Charge, bill
-from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import TrafficContext
 from traffic_cop_middleware.middleware.keys import Key
 from traffic_cop_middleware.middleware.marks import Cost, Limit
 from traffic_cop_middleware.middleware.route_table import METHODS, Matched
 
 OTHER_METHOD = "_OTHER"
-BILLS_KEPT = 1024
+BILLS_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,10 @@ class Plan:
     the same each time, and the last clients' bills are kept.
     """
 
-    __slots__ = ("applied", "bills", "by_client")
+    __slots__ = ("__weakref__", "_keep", "applied", "bills", "by_client")
 
-    def __init__(self, applied: Sequence[Applied]) -> None:
+    def __init__(self, applied: Sequence[Applied], keep: Callable[[], None]) -> None:
+        self._keep = keep
         self.applied = tuple(applied)
         self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
         self.bills: dict[str | None, Bill] = {}
@@ -54,8 +56,7 @@ class Plan:
         client = client or context.client
         owed = self.bills.get(client)
         if owed is None:
-            if len(self.bills) >= BILLS_KEPT:
-                self.bills.clear()
+            self._keep()
             owed = self.bills[client] = bill(
                 [
                     Charge(each.policy, each.key.subject(context, scope), each.cost)  # type: ignore[arg-type]
@@ -82,6 +83,8 @@ class Plan:
             if callable(cost):
                 said = cost(HTTPConnection(scope))
                 cost = await said if inspect.isawaitable(said) else said
+                if isinstance(cost, int) and abs(cost) > MOST:
+                    raise CostTooHigh(f"this request costs more tokens than any limit holds ({MOST})")
                 if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not isfinite(cost):
                     raise TypeError(f"the cost function of limit {each.policy.name!r} returned {cost!r}, not a number")
             if cost:
@@ -105,6 +108,8 @@ class Subtree:
                 f"cop.limit({pattern!r}, …): a subtree is written as its prefix and a star, as in '/admin/*'; it takes "
                 "in '/admin' and all below"
             )
+        if not limits:
+            raise ConfigurationError(f"cop.limit({pattern!r}, …) names no limit: write one like '10/minute'")
         self._prefix = pattern[:-2]
         self._below = pattern[:-1]
         self.limits = limits
@@ -123,6 +128,8 @@ class Planner:
     def __init__(self, limits: Sequence[Limit]) -> None:
         self._limits = tuple(limits)
         self._subtrees: tuple[Subtree, ...] = ()
+        self._plans: WeakSet[Plan] = WeakSet()
+        self._bills = 0
         self._methods = METHODS
         self.limits_all = bool(limits)
         """Whether there is any limit but those that marks say."""
@@ -147,6 +154,7 @@ class Planner:
 
     def _new_plan(self, matched: Matched, method: str, subtrees: tuple[Subtree, ...]) -> Plan:
         """Work a plan out and keep it. Methods that nothing here names are one, so that nobody can fill the memory."""
+        method = method.upper()
         named = (method in (each.methods or ()) for each in matched.marks.limits)
         if method not in self._methods and not any(named):
             method = OTHER_METHOD
@@ -156,51 +164,76 @@ class Planner:
             plan = matched.plans[place] = self._work_out(matched, method, subtrees)
         return plan
 
+    def _kept(self) -> None:
+        """A bill will be kept. All plans together keep `BILLS_KEPT`; then they start over, for new ones cost little."""
+        self._bills += 1
+        if self._bills > BILLS_KEPT:
+            self._bills = 1
+            for plan in self._plans:
+                plan.bills.clear()
+
     def _learn_methods(self, limits: Iterable[Limit]) -> None:
         for each in limits:
             self._methods |= each.methods or frozenset()
 
     def _work_out(self, matched: Matched, method: str, subtrees: Iterable[Subtree]) -> Plan:
-        applied: dict[tuple[str, Key], Applied] = {}
         sources: list[tuple[str, Limit]] = []
         if not matched.marks.exempt:
             sources += [("", each) for each in self._limits]
             sources += [(f"{subtree.pattern} ", each) for subtree in subtrees for each in subtree.limits]
         sources += [(f"{matched.template} ", each) for each in matched.marks.limits]
+        applied: list[Applied] = []
+        seen: set[tuple[object, ...]] = set()
         for place, each in sources:
-            if each.methods is not None and method not in each.methods:
+            if not _is_for(each, method):
                 continue
             for policy in policies(each, place):
-                applied.setdefault((policy.bucket, each.key), Applied(policy, each.key, each.cost))
+                same = (policy.bucket, policy.burst, policy.rate, each.key, each.cost)
+                if same in seen:
+                    continue
+                seen.add(same)
+                applied.append(Applied(policy, each.key, each.cost))
                 if each.key.beside is not None:
-                    name = f"{policy.name} by {each.key.beside.kind}"
-                    beside = Policy(name, f"{policy.bucket} by {each.key.beside.kind}", policy.burst, policy.rate)
-                    applied.setdefault((beside.bucket, each.key.beside), Applied(beside, each.key.beside, each.cost))
-        return _distinct(applied.values())
+                    by = f" by {each.key.beside.kind}"
+                    beside = Policy(policy.name + by, policy.bucket + by, policy.burst, policy.rate)
+                    applied.append(Applied(beside, each.key.beside, each.cost))
+        plan = Plan(_distinct(applied), self._kept)
+        self._plans.add(plan)
+        return plan
+
+
+def _is_for(each: Limit, method: str) -> bool:
+    """Whether a limit is for requests of a method. Routes that answer GET answer HEAD by the same endpoint."""
+    return each.methods is None or method in each.methods or (method == "HEAD" and "GET" in each.methods)
 
 
 def policies(each: Limit, place: str) -> list[Policy]:
-    """The policies of a limit. Without a `name` they are called by their rate, at their place ("/search 10/minute")."""
+    """The policies of a limit. Without a `name` they are called by their rate, at their place ("/search 10/minute").
+
+    Unnamed limits that differ in their methods or burst have buckets of their own.
+    """
     found = []
     for rate in each.rates:
         burst = capacity(rate, each.burst)
         if each.name is None:
-            name = place + rate.text
+            name = place + rate.text + (f" {'+'.join(sorted(each.methods))}" if each.methods else "")
+            bucket = name if each.burst is None else f"{name} burst {burst:g}"
         else:
-            name = each.name if len(each.rates) == 1 else f"{each.name} {rate.text}"
-        found.append(Policy(name, name, burst, rate.count / rate.seconds))
+            name = bucket = each.name if len(each.rates) == 1 else f"{each.name} {rate.text}"
+        found.append(Policy(name, bucket, burst, rate.count / rate.seconds))
     return found
 
 
-def _distinct(plan: Iterable[Applied]) -> Plan:
-    """The same limits with names that tell them apart: two of a name differ in their key."""
-    seen: dict[str, int] = {}
+def _distinct(plan: Iterable[Applied]) -> list[Applied]:
+    """The same limits with names and buckets that tell them apart: no bucket is taken from twice by one request."""
+    names: set[str] = set()
     distinct = []
     for each in plan:
-        name = each.policy.name
-        count = seen[name] = seen.get(name, 0) + 1
-        if count > 1:
-            name = f"{name} by {each.key.kind}" if count == 2 else f"{name} by {each.key.kind} {count}"
-        policy = Policy(name, name if count > 1 else each.policy.bucket, each.policy.burst, each.policy.rate)
-        distinct.append(Applied(policy, each.key, each.cost))
-    return Plan(distinct)
+        name, bucket, number = each.policy.name, each.policy.bucket, 1
+        while name in names:
+            number += 1
+            suffix = f" by {each.key.kind}" if number == 2 else f" #{number}"
+            name, bucket = each.policy.name + suffix, each.policy.bucket + suffix
+        names.add(name)
+        distinct.append(Applied(Policy(name, bucket, each.policy.burst, each.policy.rate), each.key, each.cost))
+    return distinct

@@ -89,7 +89,7 @@ def answer_to(decision: Decision) -> Answer:
     if not refusing:
         return UNAVAILABLE
     names = tuple([charge.policy.name for charge in refusing])
-    return _kept(names, refusing[0].subject.partition(":")[0], decision.retry_after)
+    return _kept(names, refusing[0].subject.partition(":")[0].removeprefix("fn."), decision.retry_after)
 
 
 @lru_cache(maxsize=4096)

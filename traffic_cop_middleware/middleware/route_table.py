@@ -29,7 +29,7 @@ from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount
 from starlette.types import Scope
 
 from traffic_cop_middleware.errors import ConfigurationError
-from traffic_cop_middleware.middleware.marks import Marks, marks_of
+from traffic_cop_middleware.middleware.marks import Marks, is_marked, marks_of
 from traffic_cop_middleware.middleware.route_index import RouteIndex, Shape, one_segment
 
 log = logging.getLogger("traffic_cop")
@@ -224,6 +224,12 @@ class RouteTable:
             self._patience = 0
         elif len(self._foreign) < MOST_FOREIGN:
             self._foreign[place] = endpoint
+            if is_marked(endpoint):
+                log.warning(
+                    "the marks on %r are not seen: it is reached through an app that shows no routes (a middleware "
+                    "keeps what it wraps as `app`). Install the cop in the app that has the routes",
+                    endpoint,
+                )
         else:
             self._let_pass = self._patience = min(2 * self._patience + 1, MOST_PATIENCE)
         del level

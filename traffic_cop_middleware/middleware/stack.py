@@ -47,7 +47,10 @@ class Stack:
         if kind == "http" or kind == "websocket":  # noqa: PLR1714 - the faster of the two on every request
             if not self._checked:
                 self._check()
-            scope[KEY] = TrafficContext(scope, self._client_address)
+            address = self._client_address
+            if address.watched:
+                address.watch(scope)
+            scope[KEY] = TrafficContext(scope, address)
             await self._layers(scope, receive, send)
         elif kind == "lifespan":
             await run_lifespan(self.app, scope, receive, send, open_parts=self._start, close_parts=self._parts.stop)

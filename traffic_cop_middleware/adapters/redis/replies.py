@@ -15,7 +15,7 @@ NOT_SERVING = frozenset(
     ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM")
 )
 """Error replies of a server that can't serve at present: the same as one that can't be reached."""
-NOT_ALLOWED = ("NOPERM ", "ERR The user executing the script can't", "ERR ACL failure in script")
+NOT_ALLOWED = ("NOPERM ", "ERR unknown command", "ERR The user executing the script can't", "ERR ACL failure in script")
 """Error replies to a user that lacks a permission: nobody is served until an operator gives it."""
 
 NEVER = float("inf")
