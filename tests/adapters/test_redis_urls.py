@@ -8,7 +8,12 @@ import traceback
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
+from tests.servers import running_redis
 from traffic_cop_middleware import ConfigurationError, MissingExtra, TrafficCop, adapters
 from traffic_cop_middleware.composition.parts import BackendSettings
 
@@ -158,3 +163,16 @@ def test_the_adapter_needs_no_package_that_its_extra_does_not_bring(fresh_adapte
 def test_making_a_cop_opens_nothing(tmp_path: Path) -> None:
     TrafficCop(f"unix://{tmp_path}/nobody.sock?db=3", limits="10/minute")
     TrafficCop("rediss://nobody.invalid:1/9?ssl_cert_reqs=none", limits="10/minute")
+
+
+def test_a_server_without_scripts_is_told_as_lost(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Renamed away as some hosts do: each decision is local then, and that must not happen in silence."""
+    options = ("--rename-command", "EVALSHA", "", "--rename-command", "EVAL", "")
+    with running_redis(tmp_path_factory.mktemp("redis"), *options) as server:
+        app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
+        TrafficCop(server.url, limits="2/minute").install(app)
+        with caplog.at_level(logging.WARNING), TestClient(app) as client:
+            assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+    assert len([record for record in caplog.records if "is lost" in record.getMessage()]) == 1

@@ -15,8 +15,13 @@ NOT_SERVING = frozenset(
     ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM")
 )
 """Error replies of a server that can't serve at present: the same as one that can't be reached."""
-NOT_ALLOWED = ("NOPERM ", "ERR unknown command", "ERR The user executing the script can't", "ERR ACL failure in script")
-"""Error replies to a user that lacks a permission: nobody is served until an operator gives it."""
+NOT_ALLOWED = (
+    "NOPERM ",
+    "ERR unknown command 'EVAL",
+    "ERR The user executing the script can't",
+    "ERR ACL failure in script",
+)
+"""Error replies where a permission is missing, or scripts are taken away: nobody is served until an operator acts."""
 
 NEVER = float("inf")
 """The deadline of what has failed already and only keeps its place among the replies."""
