@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.servers import running_redis
-from traffic_cop_middleware import ConfigurationError, MissingExtra, TrafficCop, adapters
+from tests.servers import RedisServer, running_redis
+from traffic_cop_middleware import ConfigurationError, MissingExtra, TrafficCop, adapters, by_everyone, limit
 from traffic_cop_middleware.composition.parts import BackendSettings
 
 SECRET = "hunter2"
@@ -176,3 +176,18 @@ def test_a_server_without_scripts_is_told_as_lost(
         with caplog.at_level(logging.WARNING), TestClient(app) as client:
             assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
     assert len([record for record in caplog.records if "is lost" in record.getMessage()]) == 1
+
+
+def test_a_key_that_holds_something_else_is_told_once_by_name(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its requests are decided locally, and nobody would look for the reason."""
+    redis_server.command("LPUSH", "tc:b:{everyone:all}2/minute", "x")
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
+    TrafficCop(redis_server.url, limits=limit("2/minute", key=by_everyone)).install(app)
+    with caplog.at_level(logging.ERROR), TestClient(app) as client:
+        assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "{everyone:all}2/minute" in told[0]
+    assert "Delete it" in told[0]

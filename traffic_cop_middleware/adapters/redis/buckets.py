@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -20,10 +22,20 @@ from traffic_cop_middleware.adapters.redis.replies import NEVER, reply_error
 from traffic_cop_middleware.contracts import MICRO, Guard, Take, Taken
 from traffic_cop_middleware.errors import StoreError
 
+log = logging.getLogger("traffic_cop.redis")
+
 SCRIPT = files("traffic_cop_middleware.adapters.redis").joinpath("take.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT).hexdigest()  # noqa: S324 - the name that Redis gives a script
 GROUPS_PER_CALL = 64
 """A script runs to its end before Redis does anything else: one call stays well below a millisecond."""
+
+
+@lru_cache(maxsize=128)
+def spoilt(keys: tuple[str, ...]) -> str:
+    """What is said of keys of which one is no bucket's. Kept, so that the log hears of them once."""
+    said = f"a key of the limits holds something else than a bucket, one of: {', '.join(keys)}"
+    log.error("%s. Delete it, or give the app a namespace= of its own; until then the outage policy decides", said)
+    return said
 
 
 class Group(NamedTuple):
@@ -66,9 +78,7 @@ class Call:
             if future.done():
                 continue
             if held < 0:
-                future.set_exception(
-                    StoreError(f"a bucket's key holds something else: one of {[t.key for t in takes]}")
-                )
+                future.set_exception(StoreError(spoilt(tuple(take.key for take in takes))))
             else:
                 future.set_result(Taken(min(answers, default=0) >= 0, answers, held == 1))
 
