@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +14,7 @@ from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
-from traffic_cop_middleware.middleware.plans import Planner
+from traffic_cop_middleware.middleware.plans import Plan, Planner
 from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusal, answer_to, answer_with, refuse
 from traffic_cop_middleware.middleware.route_table import Matched, RouteTable
 
@@ -76,59 +75,86 @@ class RateLimitLayer:
         self._trusting = trusting
         self._fields = _fields_by(settings)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Every function call here is paid on every request, so the usual path makes few.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own where nothing is awaited, and few calls: all of this is paid on every request.
         table, planner = self._table, self._planner
         if not table.marked and not planner.limits_all:
-            await self.app(scope, receive, self._watching_for_marks(scope, send))
-            return
+            return self.app(scope, receive, self._watching_for_marks(scope, send))
         context: TrafficContext = scope[KEY]
         matched = context.route = table.find(scope)
         method = scope.get("method", "GET")
-        plan = matched.plans.get(method) if planner.plain else None
+        plan: Plan | None = matched.plans.get(method) if planner.plain else None
         if plan is None:
             plan = planner.plan(matched, method, table.path(scope))
-        decision: Decision | None = None
-        if plan.applied:
-            opened = self._parts.opened
-            if opened is None or opened.loop is not None:
-                opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
-            try:
-                if plan.by_client:
-                    peer = scope.get("client")
-                    client = peer[0] if peer and not self._trusting else None
-                    owed = plan.bills.get(client) or plan.client_bill(client, context, scope)
-                else:
-                    owed = await plan.bill(context, scope)
-            except CostTooHigh as exc:
-                answer = answer_with(Refusal(400, (), "", 0, f"{exc}."))
-                await refuse(scope, receive, send, answer=answer, fields=(), on_refusal=self._on_refusal)
-                return
-            if owed.takes:
+        if not plan.applied:
+            return self._pass_on(scope, receive, send, matched, None)
+        opened = self._parts.opened
+        if plan.by_client and opened is not None and (opened.loop is None or self._parts.current() is opened):
+            peer = scope.get("client")
+            owed = plan.bills.get(peer[0] if peer and not self._trusting else context.client)
+            if owed is not None:
                 asked = opened.rate_limits.take(owed)
-                decision = context.decision = asked if isinstance(asked, Decision) else await asked
-                if not decision.admitted:
-                    answer, fields = self._refusal(matched, decision), self._fields(decision)
-                    await refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
-                    return
-                self._observers.emit("limit.admitted", {"route": matched.template, "source": decision.source})
+                if isinstance(asked, Decision):
+                    return self._decided(scope, receive, send, context, asked)
+                return self._when_decided(scope, receive, send, context, asked)
+        return self._work_out(scope, receive, send, context, plan)
 
-        def send_with_fields(message: Message) -> Any:
+    async def _work_out(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, plan: Plan) -> None:
+        """Find out what the request owes, where that is not known beforehand."""
+        opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
+        try:
+            if plan.by_client:
+                peer = scope.get("client")
+                client = peer[0] if peer and not self._trusting else context.client
+                owed = plan.client_bill(client, context, scope)
+            else:
+                owed = await plan.bill(context, scope)
+        except CostTooHigh as exc:
+            answer = answer_with(Refusal(400, (), "", 0, f"{exc}."))
+            await refuse(scope, receive, send, answer=answer, fields=(), on_refusal=self._on_refusal)
+            return
+        if owed.takes:
+            asked = opened.rate_limits.take(owed)
+            decision = asked if isinstance(asked, Decision) else await asked
+            await self._decided(scope, receive, send, context, decision)
+        else:
+            await self._pass_on(scope, receive, send, context.route, None)
+
+    async def _when_decided(
+        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, asked: Awaitable[Decision]
+    ) -> None:
+        await self._decided(scope, receive, send, context, await asked)
+
+    def _decided(
+        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, decision: Decision
+    ) -> Awaitable[None]:
+        context.decision = decision
+        matched = context.route
+        if decision.admitted:
+            self._observers.emit("limit.admitted", {"route": matched.template, "source": decision.source})
+            return self._pass_on(scope, receive, send, matched, decision)
+        answer, fields = self._refusal(matched, decision), self._fields(decision)
+        return refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
+
+    def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, matched: Matched, decision: Decision | None
+    ) -> Awaitable[None]:
+        def send_with_fields(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 if scope.get("endpoint") is not matched.endpoint:
-                    table.noticed(scope, matched)
+                    self._table.noticed(scope, matched)
                 if decision is not None:
                     message = {**message, "headers": [*message.get("headers", ()), *self._fields(decision)]}
             elif message["type"] == "websocket.accept":
-                table.noticed(scope, matched)
+                self._table.noticed(scope, matched)
             return send(message)
 
-        await self.app(scope, receive, send_with_fields)
+        return self.app(scope, receive, send_with_fields)
 
     def _watching_for_marks(self, scope: Scope, send: Send) -> Send:
         """Nothing is limited: only see whether a marked route was added since the table was built."""
 
-        def send_watching(message: Message) -> Any:
+        def send_watching(message: Message) -> Awaitable[None]:
             if message["type"] in STARTS and is_marked(scope.get("endpoint")):
                 self._table.noticed(scope, self._table.unmatched)
             return send(message)
