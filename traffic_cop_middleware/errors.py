@@ -9,11 +9,17 @@ from __future__ import annotations
 __all__ = [
     "ConfigurationError",
     "CostTooHigh",
+    "InvalidToken",
+    "KeysUnavailable",
     "MissingExtra",
     "OrderError",
+    "SessionNotReady",
+    "SessionTooLarge",
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
+    "TokenTooLarge",
+    "TooManySessions",
     "TrafficCopError",
     "UnknownSetting",
 ]
@@ -53,3 +59,27 @@ class StoreUnavailable(StoreError):
 
 class StoreTimeout(StoreUnavailable):
     """A backend did not answer within the deadline."""
+
+
+class SessionNotReady(TrafficCopError, RuntimeError):
+    """A session's record was looked at before it came; the message says how to declare that."""
+
+
+class SessionTooLarge(TrafficCopError, ValueError):
+    """A session would hold more than it may; nothing of the change was written."""
+
+
+class TooManySessions(TrafficCopError):
+    """A user has as many sessions as the limit allows (answered 409 where the app does not catch it)."""
+
+
+class TokenTooLarge(TrafficCopError, ValueError):
+    """A token would be longer than a cookie holds: put less into its claims, and the rest into the record."""
+
+
+class InvalidToken(TrafficCopError):
+    """A token that can't be believed; the message says why, and holds nothing of the token."""
+
+
+class KeysUnavailable(TrafficCopError):
+    """An issuer's keys can't be had at present, so its tokens can't be checked."""

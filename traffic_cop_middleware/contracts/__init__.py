@@ -2,6 +2,43 @@
 
 from traffic_cop_middleware.contracts.backend import Backend, Opener
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
+from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.events import Event, Observer
+from traffic_cop_middleware.contracts.session_routes import SessionRoute, SessionRouteStore
+from traffic_cop_middleware.contracts.sessions import (
+    Created,
+    Listed,
+    Loaded,
+    Rotated,
+    SessionFigures,
+    SessionKey,
+    SessionStore,
+)
+from traffic_cop_middleware.contracts.tokens import ForeignTokens, TokenCodec
 
-__all__ = ["MICRO", "SLACK", "Backend", "BucketStore", "Event", "Guard", "Observer", "Opener", "Take", "Taken"]
+__all__ = [
+    "MICRO",
+    "SLACK",
+    "Backend",
+    "BucketStore",
+    "Created",
+    "Event",
+    "ForeignTokens",
+    "Guard",
+    "Listed",
+    "Listener",
+    "Loaded",
+    "Message",
+    "MessageBus",
+    "Observer",
+    "Opener",
+    "Rotated",
+    "SessionFigures",
+    "SessionKey",
+    "SessionRoute",
+    "SessionRouteStore",
+    "SessionStore",
+    "Take",
+    "Taken",
+    "TokenCodec",
+]

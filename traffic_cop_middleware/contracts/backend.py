@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from traffic_cop_middleware.contracts.buckets import BucketStore
+from traffic_cop_middleware.contracts.bus import MessageBus
 from traffic_cop_middleware.contracts.events import Event
+from traffic_cop_middleware.contracts.session_routes import SessionRouteStore
+from traffic_cop_middleware.contracts.sessions import SessionStore
 
 
 class Backend(Protocol):
@@ -19,6 +22,15 @@ class Backend(Protocol):
 
     @property
     def buckets(self) -> BucketStore | None: ...
+
+    @property
+    def sessions(self) -> SessionStore | None: ...
+
+    @property
+    def session_routes(self) -> SessionRouteStore | None: ...
+
+    @property
+    def bus(self) -> MessageBus | None: ...
 
     @property
     def clock(self) -> Callable[[], float]:
