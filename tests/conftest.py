@@ -12,6 +12,9 @@ from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from redis.exceptions import ResponseError
 
 from tests.servers import RedisServer, free_port, running_redis
+from traffic_cop_middleware.testing.fixtures import fake_clock, memory_backend, open_client
+
+__all__ = ["fake_clock", "memory_backend", "open_client"]
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from traffic_cop_middleware.adapters.memory.buckets import MemoryBuckets
+from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
+from traffic_cop_middleware.adapters.memory.sessions import MemorySessions
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError
 
-__all__ = ["MemoryBackend", "MemoryBuckets", "open"]
+__all__ = ["MemoryBackend", "MemoryBuckets", "MemorySessions", "open"]
 
 DEFAULT_MAX_KEYS = 100_000
 
@@ -33,9 +36,14 @@ class MemoryBackend:
     ) -> None:
         self.name = name
         self.clock = clock
+        self.wall_clock: Callable[[], float] = time.time if clock is time.monotonic else clock
+        """Seconds since the epoch, for what others see of a time; of a fake clock its own."""
         self.keyspace: dict[str, Any] = {}
         """What the stores of this backend keep by key, where one of them checks what another wrote (`Guard`)."""
         self.buckets = MemoryBuckets(clock=clock, max_keys=max_keys, keyspace=self.keyspace)
+        self.sessions = MemorySessions(clock=clock, keyspace=self.keyspace)
+        self.session_routes = MemorySessionRoutes(clock=clock)
+        self.bus = MemoryBus()
 
     async def connect(self, *, patience: float = 1.0) -> None:
         """Nothing to reach."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from traffic_cop_middleware.contracts import MICRO, SLACK, Guard, Take, Taken
@@ -107,7 +107,12 @@ class MemoryBuckets:
                 self._buckets[take.key] = [at, after, take.rate]
 
     def _holds(self, guard: Guard) -> bool:
-        return guard.record in self._keyspace and self._keyspace.get(guard.generation_key, 0) == guard.generation
+        record = self._keyspace.get(guard.record)
+        if (
+            record is None or getattr(record, "expires", inf) <= self._clock()
+        ):  # it ran out, and is not cleared away yet
+            return False
+        return bool(self._keyspace.get(guard.generation_key, 0) == guard.generation)
 
     def _make_room(self, at: float) -> None:
         buckets = self._buckets

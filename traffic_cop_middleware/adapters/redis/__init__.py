@@ -17,7 +17,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from traffic_cop_middleware.adapters.redis.buckets import RedisBuckets
+from traffic_cop_middleware.adapters.redis.bus import RedisBus
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
+from traffic_cop_middleware.adapters.redis.session_routes import RedisSessionRoutes
+from traffic_cop_middleware.adapters.redis.sessions import RedisSessions
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
@@ -50,12 +53,15 @@ class RedisBackend:
     Keys begin with `<namespace>:`. Workers are counted by a sorted set of heartbeats on the server's clock.
     """
 
-    def __init__(self, link: Link, *, name: str, namespace: str) -> None:
+    def __init__(self, link: Link, *, name: str, namespace: str, open_connection: Callable[[], Connection]) -> None:
         self.name = name
         self.clock: Callable[[], float] = time.monotonic
         self.live_workers: int | None = None
         self.link = link
         self.buckets = RedisBuckets(link, namespace=namespace)
+        self.sessions = RedisSessions(link, namespace=namespace)
+        self.session_routes = RedisSessionRoutes(link, namespace=namespace)
+        self.bus = RedisBus(link, open_connection, namespace=namespace)
         self._workers_key = f"{namespace}:workers"
         self._worker = os.urandom(8).hex()
         self._census: asyncio.Task[None] | None = None
@@ -70,6 +76,7 @@ class RedisBackend:
             ) from None
         await self.link.connect(patience)
         self._census = loop.create_task(self._count_workers())
+        self.bus.start()
 
     async def close(self) -> None:
         census, self._census = self._census, None
@@ -77,6 +84,7 @@ class RedisBackend:
             if census is not None:
                 census.cancel()
                 await asyncio.wait([census])
+            await self.bus.close()
             if self.link.up:
                 with contextlib.suppress(StoreError):  # the set forgets one that could not say goodbye by itself
                     await self.link.ask("ZREM", self._workers_key, self._worker)
@@ -132,7 +140,7 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
         return connection
 
     link = Link(open_connection, name=name, deadline=deadline, notify=notify)
-    return RedisBackend(link, name=name, namespace=namespace)
+    return RedisBackend(link, name=name, namespace=namespace, open_connection=open_connection)
 
 
 def _split(url: str) -> SplitResult:
