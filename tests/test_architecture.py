@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 import traffic_cop_middleware
-from traffic_cop_middleware.cop import CopSettings, RateLimitKwargs
+from traffic_cop_middleware.cop import CopSettings, RateLimitKwargs, SessionKwargs
 
-KWARGS = (CopSettings, RateLimitKwargs)
+KWARGS = (CopSettings, RateLimitKwargs, SessionKwargs)
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "traffic_cop_middleware"
 
 
 def test_importing_the_package_loads_no_driver() -> None:
-    drivers = ["redis", "hiredis", "arango", "google.cloud", "supabase", "fastapi", "pytest", "aiohttp"]
+    drivers = ["redis", "hiredis", "arango", "google.cloud", "supabase", "fastapi", "pytest", "aiohttp", "jwt"]
     script = f"import sys, traffic_cop_middleware; print([d for d in {drivers!r} if d in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -11,12 +11,16 @@ from traffic_cop_middleware import (
     ConfigurationError,
     MissingExtra,
     RateLimitMiddleware,
+    SessionMiddleware,
     TrafficCop,
     TrafficCopError,
     TrafficCopMiddleware,
     by_api_key,
+    by_user,
     limit,
 )
+
+SECRET = "a secret of more than thirty-two bytes"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -43,7 +47,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None: ...
         ({"backend": None}, "not a NoneType"),
         ({"on_outage": "ignore"}, "is one of 'local', 'allow', 'refuse'"),
         ({"on_outage": {"limits": "panic"}}, "is one of 'local', 'allow', 'refuse'"),
-        ({"on_outage": {"limit": "allow"}}, "'limit' is no part; there is 'limits'"),
+        ({"on_outage": {"limit": "allow"}}, "'limit' is no part; there are 'limits' and 'sessions'"),
         ({"on_outage": None}, "is one of 'local', 'allow', 'refuse'"),
         ({"deadline": 0}, "deadline=0: seconds"),
         ({"deadline": "50ms"}, "deadline='50ms': seconds"),
@@ -55,6 +59,32 @@ async def app(scope: Any, receive: Any, send: Any) -> None: ...
         ({"observer": "print"}, "must be a plain function of one event"),
         ({"limits_fields": "yes"}, "must be True or False"),
         ({"limits_on_refusal": 429}, "must be a function of the connection and the refusal"),
+        ({"on_outage": {"sessions": "allow"}}, "for 'sessions' there is 'refuse' only"),
+        ({"session_secret": "short"}, "session_secret: "),
+        ({"session_secret": ""}, "session_secret: "),
+        ({"session_secret": []}, "session_secret"),
+        ({"session_secret": 5}, "not a int"),
+        ({"session_secret": SECRET, "session_algorithm": "HS512"}, "algorithm='HS512': one of 'HS256'"),
+        ({"session_secret": SECRET, "session_algorithm": "none"}, "algorithm='none': one of 'HS256'"),
+        ({"session_secret": SECRET, "session_algorithm": "RS256"}, "PEM"),
+        ({"session_same_site": "none", "session_secure": False}, "Leave session_secure on"),
+        ({"session_same_site": "Lax"}, "one of 'lax', 'strict', 'none'"),
+        ({"session_secure": "no"}, "must be True, or False for http://localhost"),
+        ({"session_cookie": "a;b"}, "a cookie's name has"),
+        ({"session_cookie": "__Host-s", "session_secure": False}, "Choose a name without that prefix"),
+        ({"session_csrf": None}, "must be True or False"),
+        ({"session_trusted_origins": ["app.example.com"]}, "as in 'https://app.example.com'"),
+        ({"session_idle": 0}, "session_idle=0: seconds from 1"),
+        ({"session_idle": 40 * 86_400}, "(session_lifetime)"),
+        ({"session_lifetime": float("inf")}, "session_lifetime=inf"),
+        ({"session_access": "10 minutes"}, "session_access='10 minutes': seconds"),
+        ({"session_grace": -1}, "session_grace=-1: seconds from 0 to 60"),
+        ({"session_limit": 0}, "session_limit=0: how many sessions"),
+        ({"session_on_limit": "block"}, "'end_oldest', or 'refuse'"),
+        ({"session_size": 10}, "session_size=10: bytes from 256"),
+        ({"session_secret": SECRET, "session_issuer": ""}, "issuer=''"),
+        ({"session_secret": SECRET, "session_issuers": ["https://idp"]}, "Issuer"),
+        ({"limits": limit("5/minute", key=by_user)}, "by_user needs sessions"),
     ],
 )
 def test_a_bad_setting_names_the_mend(settings: dict[str, Any], says: str) -> None:
@@ -63,6 +93,42 @@ def test_a_bad_setting_names_the_mend(settings: dict[str, Any], says: str) -> No
             make(**settings)
         assert says in str(caught.value)
         assert isinstance(caught.value, (TrafficCopError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "secrets.token_urlsafe(32)"),
+        ({"secret": None}, "secrets.token_urlsafe(32)"),
+        ({"secret": SECRET, "session_idle": 5}, "did you mean idle=?"),
+        ({"secret": SECRET, "samesite": "lax"}, "did you mean same_site=?"),
+        ({"secret": SECRET, "limits": "5/minute"}, "SessionMiddleware has no setting 'limits'"),
+    ],
+)
+def test_sessions_alone_say_what_they_need(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        SessionMiddleware(app, **settings)
+    assert says in str(caught.value)
+
+
+def test_no_message_holds_a_secret() -> None:
+    for secret in ("hunter2", b"hunter2", ["hunter2"], [SECRET, SECRET], {"a": "hunter2"}):
+        with pytest.raises(ConfigurationError) as caught:
+            TrafficCop(session_secret=secret)  # type: ignore[arg-type]
+        assert "hunter2" not in str(caught.value)
+        assert SECRET not in str(caught.value)
+
+
+def test_sessions_that_are_not_configured_say_so() -> None:
+    cop = TrafficCop()
+    for ask in (lambda: cop.sessions, lambda: cop.session_management, cop.session_routes):
+        with pytest.raises(ConfigurationError, match=r"TrafficCop\(session_secret=…\)"):
+            ask()
+    cop = TrafficCop(session_secret=SECRET)
+    with pytest.raises(ConfigurationError, match="in a request, or in the app's lifespan"):
+        _ = cop.sessions
+    with pytest.raises(ConfigurationError, match="a path such as '/auth'"):
+        cop.session_routes(prefix="auth/")
 
 
 def test_an_observer_that_must_be_awaited_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Traffic Cop: token-bucket rate limits for any ASGI app, in memory on one machine, in Redis across many.
+"""Traffic Cop: sessions and rate limits for any ASGI app, in memory on one machine, in Redis across many.
 
 Three lines wrap an app::
 
@@ -7,35 +7,71 @@ Three lines wrap an app::
     cop.install(app)
 """
 
+from typing import TYPE_CHECKING, Any
+
+from traffic_cop_middleware.abstractions.session import Session
+from traffic_cop_middleware.abstractions.session_management import SessionInfo
+from traffic_cop_middleware.abstractions.sessions import Tokens
 from traffic_cop_middleware.contracts import Event
-from traffic_cop_middleware.cop import RateLimitMiddleware, TrafficCop, TrafficCopMiddleware
+from traffic_cop_middleware.cop import RateLimitMiddleware, SessionMiddleware, TrafficCop, TrafficCopMiddleware
 from traffic_cop_middleware.errors import (
     ConfigurationError,
+    InvalidToken,
+    KeysUnavailable,
     MissingExtra,
     OrderError,
+    SessionNotReady,
+    SessionTooLarge,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
+    TokenTooLarge,
+    TooManySessions,
     TrafficCopError,
 )
 from traffic_cop_middleware.middleware.context import TrafficContext, context_of
-from traffic_cop_middleware.middleware.keys import by_api_key, by_everyone, by_ip, by_route
+from traffic_cop_middleware.middleware.keys import (
+    by_api_key,
+    by_everyone,
+    by_ip,
+    by_route,
+    by_session,
+    by_tenant,
+    by_user,
+    reads_session,
+)
 from traffic_cop_middleware.middleware.marks import Limit, exempt, limit
 from traffic_cop_middleware.middleware.refusals import Refusal
+from traffic_cop_middleware.middleware.sessions import require_session, session_of
+
+if TYPE_CHECKING:
+    from traffic_cop_middleware.adapters.jwt import Issuer, Key
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
     "Event",
+    "InvalidToken",
+    "Issuer",
+    "Key",
+    "KeysUnavailable",
     "Limit",
     "MissingExtra",
     "OrderError",
     "RateLimitMiddleware",
     "Refusal",
+    "Session",
+    "SessionInfo",
+    "SessionMiddleware",
+    "SessionNotReady",
+    "SessionTooLarge",
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
+    "TokenTooLarge",
+    "Tokens",
+    "TooManySessions",
     "TrafficContext",
     "TrafficCop",
     "TrafficCopError",
@@ -44,7 +80,21 @@ __all__ = [
     "by_everyone",
     "by_ip",
     "by_route",
+    "by_session",
+    "by_tenant",
+    "by_user",
     "context_of",
     "exempt",
     "limit",
+    "reads_session",
+    "require_session",
+    "session_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Issuer", "Key"):  # they bring cryptography with them, which an app without sessions need not load
+        from traffic_cop_middleware.adapters import jwt
+
+        return getattr(jwt, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

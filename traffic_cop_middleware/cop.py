@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Never, TypedDict, Unpack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never, Required, TypedDict, Unpack
 
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
-from traffic_cop_middleware.composition.parts import BackendSettings, Parts
+from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
+from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
+from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
+from traffic_cop_middleware.composition.parts import BackendSettings, Opened, Parts
+from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.contracts import Backend, Observer
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
+from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
+from traffic_cop_middleware.middleware.csrf import trusted_origins
 from traffic_cop_middleware.middleware.marks import Limit, limits_of
 from traffic_cop_middleware.middleware.plans import Planner, Subtree
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
 from traffic_cop_middleware.middleware.refusals import OnRefusal
 from traffic_cop_middleware.middleware.route_table import RouteTable
+from traffic_cop_middleware.middleware.session_endpoints import endpoints
+from traffic_cop_middleware.middleware.sessions import SessionLayer, SessionLayerSettings
 from traffic_cop_middleware.middleware.stack import Stack
+
+if TYPE_CHECKING:
+    from traffic_cop_middleware.adapters.jwt import Issuer
+
+DEFAULT_POLICY = SessionPolicy()
 
 Limits = str | Limit | Iterable[str | Limit] | None
 
@@ -36,24 +50,65 @@ class BackendKwargs(TypedDict, total=False):
     namespace: str
     deadline: float
     expected_workers: int
-    limits: Limits
-    strict_routes: bool
 
 
 class CopSettings(BackendKwargs, total=False):
     """The kwargs of `TrafficCop`."""
 
+    limits: Limits
     limits_fields: bool
     limits_x_headers: bool
     limits_on_refusal: OnRefusal | None
+    strict_routes: bool
+    session_secret: Secret | None
+    session_algorithm: str
+    session_cookie: str | None
+    session_same_site: SameSite
+    session_secure: bool
+    session_csrf: bool
+    session_trusted_origins: Iterable[str]
+    session_idle: float
+    session_lifetime: float
+    session_access: float
+    session_grace: float
+    session_limit: int | None
+    session_on_limit: OnLimit
+    session_size: int
+    session_issuer: str
+    session_audience: str
+    session_issuers: Sequence[Issuer]
 
 
 class RateLimitKwargs(BackendKwargs, total=False):
     """The kwargs of `RateLimitMiddleware`."""
 
+    limits: Limits
+    strict_routes: bool
     fields: bool
     x_headers: bool
     on_refusal: OnRefusal | None
+
+
+class SessionKwargs(BackendKwargs, total=False):
+    """The kwargs of `SessionMiddleware`: those of `TrafficCop` without `session_`."""
+
+    secret: Required[Secret]
+    algorithm: str
+    cookie: str | None
+    same_site: SameSite
+    secure: bool
+    csrf: bool
+    trusted_origins: Iterable[str]
+    idle: float
+    lifetime: float
+    access: float
+    grace: float
+    limit: int | None
+    on_limit: OnLimit
+    size: int
+    issuer: str
+    audience: str
+    issuers: Sequence[Issuer]
 
 
 class TrafficCop:
@@ -75,11 +130,30 @@ class TrafficCop:
         limits_on_refusal: a function of the connection and the `Refusal` that gives a response (`None`: the usual one);
             for HTTP, not for WebSocket handshakes.
         strict_routes: whether a route of a class that can't be read is an error at start instead of a warning.
+        session_secret: what signs the sessions' tokens: a secret of at least 32 bytes, or keys (`Key`, PEM); of several
+            the first signs and the others still verify. Without it there are no sessions.
+        session_algorithm: "HS256", or for PEMs "ES256", "EdDSA", "RS256".
+        session_cookie: the cookie's name; "__Host-session" by default.
+        session_same_site: "lax", "strict" or "none".
+        session_secure: whether the cookie needs https; off is for http://localhost.
+        session_csrf: whether a request that another site made a browser send is refused where a cookie speaks for it.
+        session_trusted_origins: other sites that may send such requests ("https://app.example.com").
+        session_idle: seconds without use after which a session ends.
+        session_lifetime: seconds after which it ends in any case.
+        session_access: seconds that an access token is good.
+        session_grace: seconds that a spent refresh token is answered with its successor; 0 is strict.
+        session_limit: sessions that one user may have at once. No limit by default.
+        session_on_limit: what a further login does: "end_oldest", or "refuse".
+        session_size: bytes that a session may hold.
+        session_issuer, session_audience: `iss` and `aud` of the tokens.
+        session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
         MissingExtra: the backend's driver is not installed; the message has the `pip install` line.
     """
+
+    _sessions_may_be_outside = False
 
     def __init__(
         self,
@@ -96,6 +170,23 @@ class TrafficCop:
         limits_x_headers: bool = False,
         limits_on_refusal: OnRefusal | None = None,
         strict_routes: bool = False,
+        session_secret: Secret | None = None,
+        session_algorithm: str = "HS256",
+        session_cookie: str | None = None,
+        session_same_site: SameSite = "lax",
+        session_secure: bool = True,
+        session_csrf: bool = True,
+        session_trusted_origins: Iterable[str] = (),
+        session_idle: float = DEFAULT_POLICY.idle,
+        session_lifetime: float = DEFAULT_POLICY.lifetime,
+        session_access: float = DEFAULT_POLICY.access,
+        session_grace: float = DEFAULT_POLICY.grace,
+        session_limit: int | None = None,
+        session_on_limit: OnLimit = "end_oldest",
+        session_size: int = DEFAULT_POLICY.size,
+        session_issuer: str = "traffic-cop",
+        session_audience: str = "traffic-cop",
+        session_issuers: Sequence[Issuer] = (),
         **unknown: Never,
     ) -> None:
         _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -109,6 +200,34 @@ class TrafficCop:
             on_refusal=limits_on_refusal,
             strict_routes=strict_routes,
         )
+        if not isinstance(session_csrf, bool):
+            raise ConfigurationError(f"session_csrf={session_csrf!r} must be True or False")
+        self._session_layer = SessionLayerSettings(
+            cookie=CookieSettings(name=session_cookie, same_site=session_same_site, secure=session_secure),
+            csrf=session_csrf,
+            trusted_origins=trusted_origins(session_trusted_origins),
+        )
+        policy = SessionPolicy(
+            idle=session_idle,
+            lifetime=session_lifetime,
+            access=session_access,
+            grace=session_grace,
+            limit=session_limit,
+            on_limit=session_on_limit,
+            size=session_size,
+        )
+        sessions = None
+        if session_secret is not None:
+            sessions = SessionSettings(
+                secret=session_secret,
+                algorithm=session_algorithm,
+                issuer=session_issuer,
+                audience=session_audience,
+                issuers=session_issuers,
+                policy=policy,
+            )
+        self._has_sessions = sessions is not None
+        self._check_keys(self._settings.limits, "")
         self._planner = Planner(self._settings.limits)
         self._client_address = ClientAddress(trusted_proxies)
         self._parts = Parts(
@@ -120,7 +239,58 @@ class TrafficCop:
                 expected_workers=expected_workers,
             ),
             self._observers,
+            sessions,
         )
+
+    def _check_keys(self, limits: Iterable[Limit], where: str) -> None:
+        """See that there are sessions for the keys that need them."""
+        for each in limits:
+            if each.key.by_session and not self._has_sessions and not self._sessions_may_be_outside:
+                raise ConfigurationError(
+                    f"{where}limit({each.text!r}, key={each.key!r}): {each.key!r} needs sessions. Write "
+                    "TrafficCop(session_secret=…)"
+                )
+
+    @property
+    def sessions(self) -> SessionAbstraction:
+        """Sessions by their tokens: `await cop.sessions.verify(token)`. Inside of a request, or of the app's lifespan.
+
+        Raises:
+            ConfigurationError: there are no sessions (`session_secret`), or nothing is open on this event loop.
+        """
+        return self._open("sessions").sessions
+
+    @property
+    def session_management(self) -> SessionManagementAbstraction:
+        """All sessions: lists, revocation, which service owns one, figures. Open as `sessions` is.
+
+        Raises:
+            ConfigurationError: as in `sessions`.
+        """
+        return self._open("session_management").session_management
+
+    def _open(self, part: str) -> Opened:
+        if not self._has_sessions:
+            raise ConfigurationError(f"cop.{part}: this cop has no sessions. Write TrafficCop(session_secret=…)")
+        opened = self._parts.current()
+        if opened is None:
+            raise ConfigurationError(
+                f"cop.{part}: nothing is open on this event loop. Use it in a request, or in the app's lifespan"
+            )
+        return opened
+
+    def session_routes(self, prefix: str = "/auth") -> list[Route]:
+        """Routes for clients: `POST {prefix}/refresh`, `/logout`, `/logout-all`, `GET` and `DELETE {prefix}/sessions`,
+        and `GET /.well-known/jwks.json`. Add them to an app: `app.routes.extend(cop.session_routes())`.
+
+        Raises:
+            ConfigurationError: there are no sessions, or `prefix` is no path.
+        """
+        if not self._has_sessions:
+            raise ConfigurationError(
+                "cop.session_routes(): this cop has no sessions. Write TrafficCop(session_secret=…)"
+            )
+        return endpoints(prefix, lambda: (self.sessions, self.session_management))
 
     def install(self, app: Starlette) -> None:
         """Put the stack into a Starlette or FastAPI app, outermost of the middlewares added so far.
@@ -157,7 +327,9 @@ class TrafficCop:
         Raises:
             ConfigurationError: the pattern or a limit can't be used.
         """
-        self._planner.add(Subtree(pattern, limits_of(limits, "limits")))
+        added = limits_of(limits, "limits")
+        self._check_keys(added, f"cop.limit({pattern!r}, …): ")
+        self._planner.add(Subtree(pattern, added))
 
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event, synchronously; calling what this returns ends that.
@@ -172,7 +344,15 @@ class TrafficCop:
             )
         return self._observers.subscribe(observer)
 
-    def _layers(self, app: ASGIApp, table: RouteTable) -> ASGIApp:
+    def _layers(self, app: ASGIApp, table: RouteTable, layer: str) -> ASGIApp:
+        """The layers of a part: of the stack all that are configured."""
+        if layer != "session":
+            app = self._limiter(app, table)
+        if self._has_sessions:
+            app = SessionLayer(app, settings=self._session_layer, parts=self._parts)
+        return app
+
+    def _limiter(self, app: ASGIApp, table: RouteTable) -> ASGIApp:
         return RateLimitLayer(
             app,
             settings=self._settings,
@@ -185,7 +365,11 @@ class TrafficCop:
 
     def _stack(self, stack: Stack, app: ASGIApp, layer: str) -> None:
         """Set up a middleware as this cop's stack around an app."""
-        table = RouteTable(app, strict=self._settings.strict_routes)
+        table = RouteTable(
+            app,
+            strict=self._settings.strict_routes,
+            check=lambda template, marks: self._check_keys(marks.limits, f"{template}: "),
+        )
         Stack.__init__(
             stack,
             app,
@@ -193,7 +377,7 @@ class TrafficCop:
             parts=self._parts,
             client_address=self._client_address,
             table=table,
-            build=lambda inner: self._layers(inner, table),
+            build=lambda inner: self._layers(inner, table, layer),
         )
 
 
@@ -219,6 +403,10 @@ class TrafficCopMiddleware(Stack):
         (cop or TrafficCop(**given))._stack(self, app, self.traffic_cop_layer)
 
 
+class _LimitsAlone(TrafficCop):
+    _sessions_may_be_outside = True
+
+
 class RateLimitMiddleware(Stack):
     """The limits alone: `app.add_middleware(RateLimitMiddleware, limits="100/minute", backend="redis://…")`.
 
@@ -236,6 +424,29 @@ class RateLimitMiddleware(Stack):
             f"limits_{name}" if name in ("fields", "x_headers", "on_refusal") else name: value
             for name, value in settings.items()
         }
+        _LimitsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+
+
+class SessionMiddleware(Stack):
+    """Sessions alone: `app.add_middleware(SessionMiddleware, secret=os.environ["SESSION_SECRET"], backend="redis://…")`.
+
+    Takes the kwargs of `TrafficCop` that concern sessions, without their prefix `session_`.
+
+    Raises:
+        ConfigurationError: a setting can't be used; the message says what to write.
+    """
+
+    traffic_cop_layer = "session"
+
+    def __init__(self, app: ASGIApp, **settings: Unpack[SessionKwargs]) -> None:
+        _refuse_unknown("SessionMiddleware", SessionKwargs.__annotations__, settings)
+        if settings.get("secret") is None:
+            raise ConfigurationError(
+                "SessionMiddleware: secret is missing. Make one with python -c 'import secrets; "
+                "print(secrets.token_urlsafe(32))' and keep it out of the code: secret=os.environ['SESSION_SECRET']"
+            )
+        shared = BackendKwargs.__annotations__
+        prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
         TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
@@ -244,7 +455,7 @@ def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]
     known = list(known)
     for name in given:
         if name not in known:
-            bare = name.removeprefix("limits_")
+            bare = name.removeprefix("limits_").removeprefix("session_")
             near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
             raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")

@@ -7,20 +7,30 @@ import contextlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
+from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.abstractions.rate_limiting import OUTAGE_POLICIES, OnOutage, RateLimitAbstraction
+from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
+from traffic_cop_middleware.abstractions.sessions import TOPIC, SessionAbstraction
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
+from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
 from traffic_cop_middleware.contracts import Backend
-from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
 
+CLEAN_UP_PERIOD = 60.0
+"""Seconds between two looks for sessions that ran out."""
 START_PATIENCE = 1.0
 """Seconds that a start waits for a backend before it goes on under the outage policy."""
 
@@ -62,9 +72,15 @@ class BackendSettings:
         ):
             raise ConfigurationError(f"expected_workers={self.expected_workers!r}: a whole number from 1")
         for part, policy in self.on_outage.items() if isinstance(self.on_outage, Mapping) else ():
-            if part != "limits":
-                raise ConfigurationError(f"on_outage={self.on_outage!r}: {part!r} is no part; there is 'limits'")
-            del policy
+            if part not in ("limits", "sessions"):
+                raise ConfigurationError(
+                    f"on_outage={self.on_outage!r}: {part!r} is no part; there are 'limits' and 'sessions'"
+                )
+            if part == "sessions" and policy != "refuse":
+                raise ConfigurationError(
+                    f"on_outage={self.on_outage!r}: while the backend is away nobody can say who is logged in, so a "
+                    "request with a session is refused (503); for 'sessions' there is 'refuse' only"
+                )
         if self.limits_on_outage not in OUTAGE_POLICIES:
             raise ConfigurationError(
                 f"on_outage={self.limits_on_outage!r}: what the limits do while the backend is away is one of "
@@ -79,12 +95,26 @@ class BackendSettings:
 class Opened:
     """What runs while a stack is open, on one event loop (`loop` is `None` where it does not matter which)."""
 
-    __slots__ = ("backend", "handle", "loop", "rate_limits")
+    __slots__ = ("_has_sessions", "backend", "handle", "loop", "rate_limits", "session_management", "sessions")
 
-    def __init__(self, settings: BackendSettings, backend: Backend, handle: BackendHandle | None, loop: object) -> None:
+    def __init__(
+        self,
+        settings: BackendSettings,
+        backend: Backend,
+        handle: BackendHandle | None,
+        loop: object,
+        *,
+        keys: SessionKeys | None,
+        observers: Observers,
+    ) -> None:
         self.backend = backend
         self.handle = handle
         self.loop = loop
+        self.sessions: SessionAbstraction  # both only where there are keys
+        self.session_management: SessionManagementAbstraction
+        self._has_sessions = keys is not None
+        if keys is not None:
+            self._open_sessions(keys, observers)
         if backend.buckets is None:
             raise ConfigurationError(
                 f"backend {backend.name} has no token buckets. Use memory:// or redis:// for the limits"
@@ -97,6 +127,34 @@ class Opened:
             on_outage=settings.limits_on_outage,
         )
 
+    def _open_sessions(self, keys: SessionKeys, observers: Observers) -> None:
+        backend = self.backend
+        if backend.sessions is None:
+            raise ConfigurationError(
+                f"backend {backend.name} keeps no sessions. Use memory:// or redis://, or leave out session_secret"
+            )
+        bus = backend.bus
+
+        async def publish(told: Mapping[str, Any]) -> None:
+            if bus is not None:
+                await aside(lambda: bus.publish(TOPIC, dumps(told)))
+
+        self.sessions = SessionAbstraction(
+            backend.sessions,
+            keys.codec,
+            policy=keys.policy,
+            emit=observers.emit,
+            publish=publish,
+            clock=getattr(backend, "wall_clock", time.time),
+            foreign=keys.foreign,
+        )
+        self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
+
+    def close_sessions(self) -> None:
+        """Listen no longer to what other workers tell of sessions."""
+        if self._has_sessions:
+            self.session_management.close()
+
 
 class Parts:
     """Opens and closes the parts of one stack.
@@ -107,17 +165,21 @@ class Parts:
         ConfigurationError: the settings can't work.
     """
 
-    def __init__(self, settings: BackendSettings, observers: Observers) -> None:
+    def __init__(
+        self, settings: BackendSettings, observers: Observers, sessions: SessionSettings | None = None
+    ) -> None:
+        self._keys = sessions.keys() if sessions is not None else None
         self.settings = settings
         self.observers = observers
         self.opened: Opened | None = None
         self._by_loop: dict[object, Opened] = {}
         self._locks: dict[object, anyio.Lock] = {}
         self._lifespans = 0
+        self._inside: Parts | None = None
         if isinstance(settings.backend, str):
             self._per_loop = not settings.backend.startswith("memory:")
             handle = self._handle(loop=None)
-            Opened(settings, handle.backend, handle, None)
+            self._opened(handle.backend, handle, None)
         else:
             self._per_loop = False
 
@@ -132,6 +194,11 @@ class Parts:
             deadline=settings.deadline,
             notify=self.observers.tell,
         )
+
+    def share(self, inside: Parts) -> None:
+        """Where both are on a plain `memory://`, it is one: single middlewares of one app share what they keep."""
+        if self.settings.backend == inside.settings.backend and str(self.settings.backend).startswith("memory://"):
+            self._inside = inside
 
     def current(self) -> Opened | None:
         """What is open for the running event loop."""
@@ -158,11 +225,16 @@ class Parts:
 
     async def _open(self, loop: object, patience: float) -> Opened:
         settings = self.settings
+        if self._inside is not None:
+            return self._opened((await self._inside.open()).backend, None, None)
         if not isinstance(settings.backend, str):
-            return Opened(settings, settings.backend, None, None)
+            return self._opened(settings.backend, None, None)
         handle = self._handle(loop)
         await handle.connect(patience=patience)
-        return Opened(settings, handle.backend, handle, loop)
+        return self._opened(handle.backend, handle, loop)
+
+    def _opened(self, backend: Backend, handle: BackendHandle | None, loop: object) -> Opened:
+        return Opened(self.settings, backend, handle, loop, keys=self._keys, observers=self.observers)
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` closes.
@@ -173,6 +245,20 @@ class Parts:
         await self.open()
         self._lifespans += 1
 
+    @property
+    def work(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """What is to run beside the app, if anything."""
+        return self._clean_up if self._keys is not None else None
+
+    async def _clean_up(self) -> None:
+        """Tell of the sessions that ran out, now and then; the workers take turns by chance."""
+        while True:
+            await anyio.sleep(CLEAN_UP_PERIOD * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+            opened = self.current()
+            if opened is not None:
+                with contextlib.suppress(StoreError):  # the backend has told of its loss; the next time will do
+                    await opened.session_management.clean_up()
+
     async def stop(self) -> None:
         """Close what was opened on the running event loop, unless another lifespan still needs it."""
         self._lifespans = max(0, self._lifespans - 1)
@@ -181,8 +267,10 @@ class Parts:
         opened = self._by_loop.pop(_running_loop() if self._per_loop else None, None)
         if opened is self.opened:
             self.opened = None
-        if opened is not None and opened.handle is not None:
-            await opened.handle.close()
+        if opened is not None:
+            opened.close_sessions()
+            if opened.handle is not None:
+                await opened.handle.close()
 
     def _forget_closed_loops(self) -> None:
         for loop in [

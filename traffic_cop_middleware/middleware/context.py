@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Scope
 
 from traffic_cop_middleware.abstractions.rate_limiting import Decision
+from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.middleware.client_address import ClientAddress
 from traffic_cop_middleware.middleware.route_table import UNMATCHED, Matched
 
@@ -22,11 +23,14 @@ TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 class TrafficContext:
     """One request, as the traffic parts see it.
 
-    `route` is what the request will reach, `decision` what the limits said (`None` where none applied). The rest is
-    worked out when first asked for.
+    `route` is what the request will reach, `decision` what the limits said (`None` where none applied), `session` the
+    session's handle (`None` without sessions). The rest is worked out when first asked for.
     """
 
-    __slots__ = ("_client", "_client_address", "_headers", "_peer", "_request_id", "_traceparent", "decision", "route")
+    __slots__ = (
+        *("_client", "_client_address", "_headers", "_peer", "_request_id", "_traceparent"),
+        *("decision", "route", "session"),
+    )
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
@@ -36,6 +40,12 @@ class TrafficContext:
         self._client: str | None = None
         self.route: Matched = UNMATCHED
         self.decision: Decision | None = None
+        self.session: RequestSession | None = None
+
+    def believe(self, client_address: ClientAddress) -> None:
+        """Find the client by other trusted proxies from now on."""
+        self._client_address = client_address
+        self._client = None
 
     @property
     def client(self) -> str:

@@ -7,26 +7,38 @@ the value.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from traffic_cop_middleware.abstractions.subjects import digest, subject_of
 from traffic_cop_middleware.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from traffic_cop_middleware.abstractions.verified_tokens import Verified
     from traffic_cop_middleware.middleware.context import TrafficContext
 
-__all__ = ["Key", "KeyFunction", "by_api_key", "by_everyone", "by_ip", "by_route", "key_of"]
+__all__ = [
+    "Key",
+    "KeyFunction",
+    "by_api_key",
+    "by_everyone",
+    "by_ip",
+    "by_route",
+    "by_session",
+    "by_tenant",
+    "by_user",
+    "key_of",
+    "needs_record",
+    "reads_session",
+]
 
 KeyFunction = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 Verify = Callable[[str], bool | str | Awaitable[bool | str | None] | None]
 
-PLAIN = re.compile(r"[A-Za-z0-9._:/@+=-]{1,96}")
 API_KEY_HEADER = b"x-api-key"
 LONGEST_API_KEY = 1024
 
@@ -41,6 +53,8 @@ class Key:
     beside: Key | None = None
     by_client: bool = False
     """Whether the subject depends on the client's address and the route alone."""
+    by_session: bool = False
+    """Whether the subject is of a session: then it holds only while that stands, and else `anonymous_subject` does."""
 
     def __repr__(self) -> str:
         return f"by_{self.kind}"
@@ -51,6 +65,10 @@ class Key:
     def subject(self, context: TrafficContext, scope: Scope) -> Any:
         """The subject `kind:value`, `None` where the limit does not apply, or an awaitable of either."""
         raise TypeError(f"{type(self).__name__} gives no subject")
+
+    def anonymous_subject(self, context: TrafficContext, scope: Scope) -> str:
+        """Whose bucket it is where nobody is logged in."""
+        return f"ip:{context.client}"
 
 
 class ByIp(Key):
@@ -122,7 +140,7 @@ class ByApiKey(Key):
                 raise ConfigurationError(f"by_api_key(verify={verify!r}): verify is a function of the key")
             return ByApiKey(verify)
         given = _api_key(connection.scope)
-        return _digest(given) if given else None
+        return digest(given) if given else None
 
     def subject(self, context: TrafficContext, scope: Scope) -> Any:
         given = _api_key(scope)
@@ -130,7 +148,7 @@ class ByApiKey(Key):
             return by_ip.subject(context, scope)
         if self._verify is not None:
             return self._verified(given, context, scope, self._verify)
-        return f"api_key:{_digest(given)}"
+        return f"api_key:{digest(given)}"
 
     async def _verified(self, given: str, context: TrafficContext, scope: Scope, verify: Verify) -> str:
         owner = verify(given)
@@ -138,7 +156,7 @@ class ByApiKey(Key):
             owner = await owner
         if isinstance(owner, str) and owner:
             return subject_of("api_key", owner)
-        return f"api_key:{_digest(given)}" if owner else by_ip.subject(context, scope)
+        return f"api_key:{digest(given)}" if owner else by_ip.subject(context, scope)
 
 
 class ByIpBesideApiKey(ByIp):
@@ -150,11 +168,52 @@ class ByIpBesideApiKey(ByIp):
         return f"ip:{context.client}" if _api_key(scope) else None
 
 
+class BySession(Key):
+    """What a verified token says: its user, session or tenant. A client that nobody knows counts by its address."""
+
+    by_session = True
+
+    def __init__(self, kind: str, subject_in: Callable[[Verified], str | None]) -> None:
+        self.kind = kind
+        self._subject_in = subject_in
+
+    def __call__(self, connection: HTTPConnection) -> str | None:
+        context: TrafficContext = connection.scope["traffic_cop"]
+        return self._known(context)
+
+    def subject(self, context: TrafficContext, scope: Scope) -> str:
+        return self._known(context) or self.anonymous_subject(context, scope)
+
+    def _known(self, context: TrafficContext) -> str | None:
+        session = context.session
+        if session is None:
+            raise ConfigurationError(
+                f"{self!r} needs sessions: TrafficCop(session_secret=…), or SessionMiddleware outside of "
+                "RateLimitMiddleware"
+            )
+        return self._subject_in(session.verified) if session.verified is not None else None
+
+
+def _user(verified: Verified) -> str | None:
+    return verified.key.tag if verified.subject is not None else None
+
+
+def _session(verified: Verified) -> str | None:
+    return f"session:{verified.key.id}" if verified.key.id else verified.key.tag
+
+
+def _tenant(verified: Verified) -> str | None:
+    tenant = verified.claims.get("tenant")
+    return subject_of("tenant", str(tenant)) if isinstance(tenant, (str, int)) and tenant != "" else None
+
+
 class ByFunction(Key):
     """A key function of the user's."""
 
     def __init__(self, function: KeyFunction) -> None:
         self._function = function
+        if needs_record(function):
+            setattr(self, READS_SESSION, True)
         self.kind = getattr(function, "__name__", type(function).__name__).strip("<>")[:64]
 
     def __repr__(self) -> str:
@@ -171,13 +230,33 @@ class ByFunction(Key):
             return None
         if not isinstance(value, str):
             raise TypeError(f"key function {self.kind} returned {type(value).__name__}; it returns a string or None")
-        return f"fn.{self.kind}:{_digest(value)}"
+        return f"fn.{self.kind}:{digest(value)}"
 
 
 by_ip = ByIp()
 by_route = ByRoute()
 by_everyone = ByEveryone()
 by_api_key = ByApiKey()
+by_user = BySession("user", _user)
+by_session = BySession("session", _session)
+by_tenant = BySession("tenant", _tenant)
+
+F = TypeVar("F", bound=Callable[..., Any])
+READS_SESSION = "__traffic_cop_reads_session__"
+
+
+def reads_session(function: F) -> F:
+    """Mark a key or cost function that looks into the session's record, and not only at its subject and claims.
+
+    A request that owes such a limit takes a second round trip: the record has to come before the limits are asked.
+    """
+    setattr(function, READS_SESSION, True)
+    return function
+
+
+def needs_record(part: object) -> bool:
+    """Whether a key or cost is marked by `reads_session`."""
+    return getattr(part, READS_SESSION, False) is True
 
 
 def key_of(key: Any, where: str) -> Key:
@@ -190,19 +269,10 @@ def key_of(key: Any, where: str) -> Key:
         return key
     if not callable(key) or inspect.isclass(key):
         raise ConfigurationError(
-            f"{where}: key={key!r} must be by_ip, by_api_key, by_route, by_everyone, or a function of the connection "
-            "that returns a string, or None where the limit does not apply"
+            f"{where}: key={key!r} must be by_ip, by_user, by_session, by_tenant, by_api_key, by_route, "
+            "by_everyone, or a function of the connection that returns a string, or None where the limit does not apply"
         )
     return ByFunction(cast("KeyFunction", key))
-
-
-def subject_of(kind: str, value: str) -> str:
-    """`kind:value`, with a value that is long or has other than plain characters hashed."""
-    return f"{kind}:{value}" if PLAIN.fullmatch(value) else f"{kind}:{_digest(value)}"
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _api_key(scope: Scope) -> str:

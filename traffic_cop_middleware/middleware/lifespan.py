@@ -7,11 +7,15 @@ open with the first request.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.errors import ConfigurationError
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def run_lifespan(
@@ -22,8 +26,12 @@ async def run_lifespan(
     *,
     open_parts: Callable[[], Awaitable[object]],
     close_parts: Callable[[], Awaitable[None]],
+    work: Work | None = None,
 ) -> None:
-    """Open, run the app's lifespan, close. What fails before the app's start goes out as a failed start-up."""
+    """Open, run the app's lifespan, close. What fails before the app's start goes out as a failed start-up.
+
+    `work` runs beside the app, and is cancelled at its end.
+    """
     first: Message | None = await receive()
     try:
         await open_parts()
@@ -50,6 +58,22 @@ async def run_lifespan(
         await send(message)
 
     try:
-        await app(scope, receive_again, send_after_closing)
+        if work is None:
+            await app(scope, receive_again, send_after_closing)
+        else:
+            await _beside(work, app(scope, receive_again, send_after_closing))
     finally:
         await close()
+
+
+async def _beside(work: Work, running: Awaitable[None]) -> None:
+    failed: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        try:
+            await running
+        except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
+            failed = exc
+        tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed

@@ -15,10 +15,11 @@ from traffic_cop_middleware.errors import OrderError
 
 log = logging.getLogger("traffic_cop")
 
-ORDER = ("traffic_cop", "rate_limit")
+ORDER = ("traffic_cop", "session", "rate_limit")
 """`traffic_cop` is the whole stack; the others are parts that also stand alone."""
 
-NAMES = {"traffic_cop": "TrafficCop", "rate_limit": "RateLimitMiddleware"}
+NAMES = {"traffic_cop": "TrafficCop", "session": "SessionMiddleware", "rate_limit": "RateLimitMiddleware"}
+SETTINGS = {"session": "session_secret=…", "rate_limit": "limits=…"}
 
 
 def middlewares_inside(app: Any) -> Iterator[type]:
@@ -45,12 +46,16 @@ def check_order(layer: str, app: Any) -> None:
         if "traffic_cop" in (layer, other):
             raise OrderError(
                 f"{NAMES[other]} stands inside {NAMES[layer]}, so each request would pay twice. Keep one of them: "
-                "TrafficCop(limits=…) has what RateLimitMiddleware does"
+                + " ".join(
+                    f"TrafficCop({setting}) has what {NAMES[part]} does"
+                    for part, setting in SETTINGS.items()
+                    if part in (layer, other)
+                )
             )
         if ORDER.index(other) <= ORDER.index(layer):
             again = "twice" if other == layer else f"inside {NAMES[layer]}"
             mend = (
-                "Keep one and give it all limits: limits=['100/minute', '1000/day']"
+                ("Keep one" + (" and give it all limits: limits=['100/minute', '1000/day']" * (other == "rate_limit")))
                 if other == layer
                 else f"Add {NAMES[layer]} before {NAMES[other]}: what is added last stands outermost"
             )

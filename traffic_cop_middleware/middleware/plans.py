@@ -10,16 +10,18 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 from weakref import WeakSet
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from traffic_cop_middleware.abstractions.policies import MOST, Policy, capacity
-from traffic_cop_middleware.abstractions.rate_limiting import Bill, Charge, bill
+from traffic_cop_middleware.abstractions.rate_limiting import NOTHING, Bill, Charge, bill
+from traffic_cop_middleware.contracts import Guard
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import TrafficContext
-from traffic_cop_middleware.middleware.keys import Key
+from traffic_cop_middleware.middleware.keys import Key, needs_record
 from traffic_cop_middleware.middleware.marks import Cost, Limit
 from traffic_cop_middleware.middleware.route_table import METHODS, Matched
 
@@ -36,6 +38,14 @@ class Applied:
     cost: Cost
 
 
+class Owed(NamedTuple):
+    """A bill; with a `guard`, `otherwise` is owed where the session that it is for does not stand."""
+
+    bill: Bill
+    guard: Guard | None
+    otherwise: Bill
+
+
 class Plan:
     """What a request to one route owes.
 
@@ -43,12 +53,13 @@ class Plan:
     the same each time, and the last clients' bills are kept.
     """
 
-    __slots__ = ("__weakref__", "_keep", "applied", "bills", "by_client")
+    __slots__ = ("__weakref__", "_keep", "applied", "bills", "by_client", "reads_session")
 
     def __init__(self, applied: Sequence[Applied], keep: Callable[[], None]) -> None:
         self._keep = keep
         self.applied = tuple(applied)
         self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
+        self.reads_session = any(needs_record(part) for each in applied for part in (each.key, each.cost))
         self.bills: dict[str | None, Bill] = {}
 
     def client_bill(self, client: str | None, context: TrafficContext, scope: Scope) -> Bill:
@@ -65,14 +76,15 @@ class Plan:
             )
         return owed
 
-    async def bill(self, context: TrafficContext, scope: Scope) -> Bill:
+    async def bill(self, context: TrafficContext, scope: Scope) -> Owed:
         """The request's bill, asking the key and cost functions.
 
         Raises:
             CostTooHigh: a cost function says more than fits, or less than nothing.
             TypeError: a function returned something else than it may.
         """
-        charges = []
+        charges, otherwise = [], []
+        guarded = False
         for each in self.applied:
             subject = each.key.subject(context, scope)
             if inspect.isawaitable(subject):
@@ -89,7 +101,12 @@ class Plan:
                     raise TypeError(f"the cost function of limit {each.policy.name!r} returned {cost!r}, not a number")
             if cost:
                 charges.append(Charge(each.policy, subject, cost))
-        return bill(charges)
+                anonymous = each.key.anonymous_subject(context, scope) if each.key.by_session else subject
+                guarded |= anonymous != subject
+                otherwise.append(Charge(each.policy, anonymous, cost))
+        if guarded and context.session is not None and context.session.verified is not None:
+            return Owed(bill(charges), context.session.verified.guard, bill(otherwise))
+        return Owed(bill(charges), None, NOTHING)
 
 
 class Subtree:

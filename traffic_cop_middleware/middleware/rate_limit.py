@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.events import Observers
-from traffic_cop_middleware.abstractions.rate_limiting import Decision
+from traffic_cop_middleware.abstractions.rate_limiting import NOTHING, Decision
+from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
@@ -55,6 +56,9 @@ class RateLimitLayer:
     the backend is shared, none for a standing refusal.
     """
 
+    settles_sessions = True
+    """It waits for the session's record before the app runs, so that both questions are one round trip."""
+
     def __init__(
         self,
         app: ASGIApp,
@@ -79,7 +83,8 @@ class RateLimitLayer:
         # No coroutine of its own where nothing is awaited, and few calls: all of this is paid on every request.
         table, planner = self._table, self._planner
         if not table.marked and not planner.limits_all:
-            return self.app(scope, receive, self._watching_for_marks(scope, send))
+            send = self._watching_for_marks(scope, send)
+            return self._settled(scope, receive, send) if self._unsettled(scope) else self.app(scope, receive, send)
         context: TrafficContext = scope[KEY]
         matched = context.route = table.find(scope)
         method = scope.get("method", "GET")
@@ -103,18 +108,20 @@ class RateLimitLayer:
         """Find out what the request owes, where that is not known beforehand."""
         opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
         try:
+            if plan.reads_session and context.session is not None and context.session.unsettled:
+                await context.session.settle()
             if plan.by_client:
                 peer = scope.get("client")
                 client = peer[0] if peer and not self._trusting else context.client
-                owed = plan.client_bill(client, context, scope)
+                owed, guard, otherwise = plan.client_bill(client, context, scope), None, NOTHING
             else:
-                owed = await plan.bill(context, scope)
+                owed, guard, otherwise = await plan.bill(context, scope)
         except CostTooHigh as exc:
             answer = answer_with(Refusal(400, (), "", 0, f"{exc}."))
             await refuse(scope, receive, send, answer=answer, fields=(), on_refusal=self._on_refusal)
             return
         if owed.takes:
-            asked = opened.rate_limits.take(owed)
+            asked = opened.rate_limits.take(owed, guard=guard, otherwise=otherwise)
             decision = asked if isinstance(asked, Decision) else await asked
             await self._decided(scope, receive, send, context, decision)
         else:
@@ -149,7 +156,20 @@ class RateLimitLayer:
                 self._table.noticed(scope, matched)
             return send(message)
 
+        if self._unsettled(scope):
+            return self._settled(scope, receive, send_with_fields)
         return self.app(scope, receive, send_with_fields)
+
+    @staticmethod
+    def _unsettled(scope: Scope) -> bool:
+        """Whether there is a session whose record is still on its way."""
+        session: RequestSession | None = scope[KEY].session
+        return session is not None and session.unsettled and not session.settle_at_once()
+
+    async def _settled(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Go on when the session's record has come; it was asked in the same round trip."""
+        await scope[KEY].session.settle()
+        await self.app(scope, receive, send)
 
     def _watching_for_marks(self, scope: Scope, send: Send) -> Send:
         """Nothing is limited: only see whether a marked route was added since the table was built."""

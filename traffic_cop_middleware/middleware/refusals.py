@@ -22,6 +22,9 @@ WHOSE = {
     "api_key": "this API key",
     "route": "this route, for all clients together",
     "everyone": "all clients together",
+    "user": "this user",
+    "session": "this session",
+    "tenant": "this tenant",
 }
 
 
@@ -55,19 +58,19 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def answer_with(refusal: Refusal) -> Answer:
-    """The response for a refusal: application/problem+json (RFC 9457).
+def answer_with(refusal: Refusal, *, title: str | None = None, fields: Iterable[Header] = ()) -> Answer:
+    """The response for a refusal: application/problem+json (RFC 9457), with further header fields.
 
     A 429 must not be cached (RFC 6585, section 4).
     """
     kind = KINDS.get(refusal.status)
     members: dict[str, object] = {
         "type": PROBLEM_TYPES + kind if kind else "about:blank",
-        "title": TITLES[refusal.status],
+        "title": title or TITLES[refusal.status],
         "status": refusal.status,
         "detail": refusal.detail,
     }
-    headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store"), *fields]
     if refusal.limits:
         members["violated-policies"] = list(refusal.limits)
         members["key"] = refusal.key

@@ -84,6 +84,8 @@ class Reading:
 
     def __init__(self) -> None:
         self.unreadable: list[str] = []
+        self.marks: list[tuple[str, Marks]] = []
+        """The marks on each route's endpoint that has some, with its template."""
         self.routes: list[tuple[str, int, int]] = []
         """Each route's template, identity and endpoint's identity: whether two readings saw the same."""
         self.above: list[Any] = []
@@ -111,18 +113,24 @@ class Level:
         self.marked = False
         for shape, entry in _entries(self.router.routes, prefix, reading):
             self.index.add(shape, entry)
-            self.marked |= entry.full.marks != Marks() or (entry.inner is not None and entry.inner.marked)
+            if entry.full.marks != Marks():
+                self.marked = True
+                reading.marks.append((entry.full.template, entry.full.marks))
+            self.marked |= entry.inner is not None and entry.inner.marked
 
 
 class RouteTable:
     """Looks up what a request will reach in `app`. Built when first asked.
 
+    `check` is called at the start with the template and marks of each marked route, and may raise.
+
     Raises:
         ConfigurationError: with `strict`, a route is of a class that can't be read.
     """
 
-    def __init__(self, app: Any, *, strict: bool = False) -> None:
+    def __init__(self, app: Any, *, strict: bool = False, check: Callable[[str, Marks], None] | None = None) -> None:
         self._app = app
+        self._check = check
         self._strict = strict
         self._level: Level | None = None
         self._built = False
@@ -141,11 +149,13 @@ class RouteTable:
         """Read the app's routes.
 
         Raises:
-            ConfigurationError: with `strict`, a route is of a class that can't be read.
+            ConfigurationError: with `strict`, a route is of a class that can't be read, or `check` says so.
         """
-        self._read(strict=self._strict)
+        for template, marks in self._read(strict=self._strict).marks:
+            if self._check is not None:
+                self._check(template, marks)
 
-    def _read(self, *, strict: bool = False) -> None:
+    def _read(self, *, strict: bool = False) -> Reading:
         """Read the routes; while requests run, what can't be read is a warning only."""
         reading = Reading()
         self._level = reading.level(self._app, "")
@@ -166,6 +176,7 @@ class RouteTable:
             if told != self._told:
                 self._told = told
                 log.warning("%s", told)
+        return reading
 
     def find(self, scope: Scope) -> Matched:
         """What the request will reach; `unmatched` for a 404, a redirect, or an app without routes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,6 +42,14 @@ class Stack:
         self._client_address = client_address
         self._table = table
         self._checked = False
+        inside = next(stacks_inside(app), None)
+        if inside is not None:
+            parts.share(inside._parts)
+
+    @property
+    def settles_sessions(self) -> bool:
+        """Whether a session's record that a part right outside asked for is waited for in here."""
+        return getattr(self._layers, "settles_sessions", False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -50,10 +59,17 @@ class Stack:
             address = self._client_address
             if address.watched:
                 address.watch(scope)
-            scope[KEY] = TrafficContext(scope, address)
+            context = scope.get(KEY)
+            if context is None or type(context) is not TrafficContext:
+                scope[KEY] = TrafficContext(scope, address)
+            elif address.trusting:  # a part of ours outside made it, and this one knows the proxies
+                context.believe(address)
             await self._layers(scope, receive, send)
         elif kind == "lifespan":
-            await run_lifespan(self.app, scope, receive, send, open_parts=self._start, close_parts=self._parts.stop)
+            parts = self._parts
+            await run_lifespan(
+                self.app, scope, receive, send, open_parts=self._start, close_parts=parts.stop, work=parts.work
+            )
         else:
             await self.app(scope, receive, send)
 
@@ -68,3 +84,14 @@ class Stack:
         self._table.build()
         warn_of_cors_inside(self.app)
         self._checked = True
+
+
+def stacks_inside(app: ASGIApp) -> Iterator[Stack]:
+    """The other parts of ours around an app, outermost first."""
+    inside: Any = app
+    for _ in range(100):
+        if isinstance(inside, Stack):
+            yield inside
+        inside = getattr(inside, "app", None)
+        if inside is None:
+            return

@@ -1,0 +1,122 @@
+"""A session as the middleware handles it: its record comes while the request is under way, and leaves by a cookie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from traffic_cop_middleware.abstractions.asking import answered, let_go
+from traffic_cop_middleware.abstractions.session import Session
+from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
+from traffic_cop_middleware.abstractions.verified_tokens import Verified
+from traffic_cop_middleware.contracts import Loaded
+from traffic_cop_middleware.errors import StoreError
+
+log = logging.getLogger("traffic_cop")
+
+
+class RequestSession(Session):
+    """The handle of one request, with what the app need not see of it."""
+
+    __slots__ = ()
+
+    @property
+    def house(self) -> SessionAbstraction:
+        """Where sessions are made and ended."""
+        return self._house
+
+    def expect(self, verified: Verified, asked: Loaded | Awaitable[Loaded | None] | None) -> None:
+        """Somebody who is `verified` has this session if it stands, which the store was `asked`."""
+        self.verified = verified
+        self._asked = asked
+        self.unsettled = True
+
+    async def settle(self) -> None:
+        """Wait for the record.
+
+        Raises:
+            StoreError: the store is away, or failed.
+        """
+        self._asked = await answered(self._asked)
+        self.settle_at_once()
+
+    def settle_at_once(self) -> bool:
+        """Take the record, where the store has answered already; false where it has not."""
+        asked, verified = self._asked, self.verified
+        if verified is None or (asked is not None and type(asked) is not Loaded):
+            return False
+        self._asked = None
+        self.unsettled = False
+        self._begin(verified, asked)
+        return True
+
+    async def stands(self, *, used: bool) -> bool:
+        """Whether the session is still there; where that can't be asked it is, until it can. A use keeps it alive."""
+        verified, store = self.verified, self._house.store
+        if verified is None:
+            return False
+        key, generation, policy = verified.key, verified.generation, self._house.policy
+        try:
+            if used:
+                touched = store.merge(key, {}, generation=generation, idle=policy.idle, most=policy.size)
+                return await answered(touched) is not None
+            return await answered(store.load(key, generation=generation)) is not None
+        except StoreError:
+            return True
+
+    def abandon(self) -> None:
+        """Nobody will settle this any more."""
+        if self.unsettled:
+            asked, self._asked = self._asked, None
+            let_go(asked)
+
+    def bar(self, barred: Callable[[], None]) -> None:
+        """Call `barred` before a login: it raises where this request must not log anybody in."""
+        self._barred = barred
+
+    def at_rest(self) -> bool:
+        """Whether there is nothing to write, and no cookie to set. What there is to write is kept for `commit`.
+
+        Raises:
+            TypeError, ValueError: something in it is no JSON.
+        """
+        if self._touch or self._outgoing or self._next_secret:
+            return False
+        if self.unsettled or not self._filled:
+            return True
+        self._found = self._changes()
+        return not self._found
+
+    async def commit(self) -> None:
+        """Write what `at_rest` found, or what there is; and tell of a use."""
+        found, self._found = self._found, None
+        if not self.unsettled:
+            await self._save(found if found is not None else self._changes())
+
+    @property
+    def cookie_age(self) -> int:
+        """For how many seconds the browser is to keep the cookie."""
+        return max(1, int(min(self._house.policy.idle, self._left)))
+
+    def tell_unsaved(self) -> None:
+        """The response is out: what was changed since it started is told as lost, unless `save` was called."""
+        changes = self._changes()
+        if changes:
+            log.warning(
+                "a session was changed after the response had started, and that is lost: call await session.save() then"
+            )
+            self._house.emit("session.write_dropped", {"session": self.id, "kind": "late", "keys": len(changes)})
+
+    def cookie_token(self) -> str | None:
+        """The token for the cookie; `None` while there is no session."""
+        identity = self._identity
+        return self._house.cookie_token(identity, left=self._left) if identity is not None else None
+
+    def take_outgoing(self) -> str:
+        """What is to happen to the client's cookie: "set", "clear", or "" for nothing; asked once."""
+        outgoing, self._outgoing = self._outgoing, ""
+        return outgoing
+
+    def clear_cookie(self) -> None:
+        """What the client has is no use to it."""
+        self._outgoing = "clear"

@@ -1,0 +1,61 @@
+"""How sessions are configured, and what is made of that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from traffic_cop_middleware.abstractions.session_policy import SessionPolicy
+from traffic_cop_middleware.contracts import ForeignTokens, TokenCodec
+from traffic_cop_middleware.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from traffic_cop_middleware.adapters.jwt import Issuer, Key
+
+Secret: TypeAlias = "str | bytes | Path | Key | Sequence[str | bytes | Path | Key]"  # noqa: S105 - a type
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKeys:
+    """What tokens are signed and verified by, made once, and how long sessions live."""
+
+    codec: TokenCodec
+    foreign: ForeignTokens | None
+    policy: SessionPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What signs the tokens, whose other tokens are taken, and how long sessions live."""
+
+    secret: Secret = field(repr=False)
+    algorithm: str = "HS256"
+    issuer: str = "traffic-cop"
+    audience: str = "traffic-cop"
+    issuers: Sequence[Issuer] = ()
+    policy: SessionPolicy = field(default_factory=SessionPolicy)
+
+    def keys(self) -> SessionKeys:
+        """The keys, loaded.
+
+        Raises:
+            ConfigurationError: one can't be used, or an issuer can't.
+        """
+        from traffic_cop_middleware.adapters.jwt import ForeignIssuers, JwtCodec, keyset
+
+        try:
+            codec = JwtCodec(
+                keyset(self.secret, algorithm=self.algorithm),
+                issuer=self.issuer,
+                audience=self.audience,
+                max_lifetime=self.policy.lifetime,
+            )
+            foreign = ForeignIssuers(list(self.issuers)) if self.issuers else None
+        except ConfigurationError as exc:
+            # They begin with the name of a setting, and all keys are one here.
+            said = re.sub(r"^keys?(?=:)", "secret", str(exc))
+            raise ConfigurationError(f"session_{said}") from exc
+        return SessionKeys(codec, foreign, self.policy)

@@ -1,0 +1,77 @@
+"""Requests that another site made a browser send: refused where a cookie would speak for them.
+
+A browser says where a request comes from in `Sec-Fetch-Site` (W3C Fetch Metadata, on https and localhost), and else in
+`Origin` (RFC 6454, section 7). Both are out of a page's reach. A client that sends neither is no browser, or one so
+old that only the form token helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hmac import compare_digest
+from urllib.parse import urlsplit
+
+from starlette.types import Scope
+
+from traffic_cop_middleware.errors import ConfigurationError
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""RFC 9110, section 9.2.1."""
+PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+HEADER = b"x-csrf-token"
+
+
+def trusted_origins(origins: Iterable[str]) -> frozenset[str]:
+    """Other sites that may call this one with its cookie, as browsers write them.
+
+    Raises:
+        ConfigurationError: one is no origin.
+    """
+    if isinstance(origins, str):
+        origins = [origins]
+    found = set()
+    for origin in origins:
+        parts = urlsplit(origin) if isinstance(origin, str) else None
+        if parts is None or parts.scheme not in PORTS or not parts.netloc or parts.path.strip("/") or parts.query:
+            raise ConfigurationError(
+                f"session_trusted_origins: {origin!r} is no origin; write its scheme, host and port, as in "
+                "'https://app.example.com'"
+            )
+        found.add(f"{parts.scheme}://{parts.netloc}".lower())
+    return frozenset(found)
+
+
+def from_another_site(scope: Scope, trusted: frozenset[str]) -> bool:
+    """Whether a browser says that another site made it send this request."""
+    site = origin = host = None
+    for name, value in scope["headers"]:
+        if name == b"sec-fetch-site":
+            site = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"host":
+            host = value
+    said = origin.decode("latin-1").lower() if origin is not None else ""
+    if said and said in trusted:
+        return False
+    if site is not None and scope["type"] == "http":
+        return site not in (b"same-origin", b"none")
+    if origin is None:
+        return False
+    return not _same_host(said, host.decode("latin-1").lower() if host is not None else "")
+
+
+def _same_host(origin: str, host: str) -> bool:
+    """Whether an origin is of this host. The scheme is left out: a proxy in front may speak https for us."""
+    try:
+        parts = urlsplit(origin)
+        here = urlsplit(f"//{host}")
+        port = PORTS.get(parts.scheme)
+        return bool(parts.hostname) and parts.hostname == here.hostname and (parts.port or port) == (here.port or port)
+    except ValueError:
+        return False
+
+
+def brings_token(scope: Scope, expected: str) -> bool:
+    """Whether the request has the session's form token in its header."""
+    return any(name == HEADER and compare_digest(value, expected.encode()) for name, value in scope["headers"])
