@@ -34,10 +34,13 @@ class SqliteBuckets:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        link = self.connect()
+        link.executescript("pragma journal_mode=wal;" + TABLES)  # both stay in the file
+        link.close()
 
     def connect(self) -> sqlite3.Connection:
         link = sqlite3.connect(self.path, timeout=5, isolation_level=None)
-        link.executescript("pragma journal_mode=wal; pragma synchronous=off;" + TABLES)
+        link.execute("pragma synchronous=off")
         return link
 
     async def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:

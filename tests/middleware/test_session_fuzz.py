@@ -407,9 +407,9 @@ def test_a_session_is_a_dict_over_many_requests(
         def do(request: Request, taken: list[tuple[Any, ...]] = taken, seen: list[Any] = seen) -> None:
             for step in taken:
                 if step[0] == "popitem":  # which one is last is not kept between requests
-                    seen.append(request.session.popitem() if request.session else None)
+                    seen.append(copy.deepcopy(request.session.popitem()) if request.session else None)
                 elif step[0] == "equal":
-                    seen.append(dict(request.session))
+                    seen.append(copy.deepcopy(dict(request.session)))
                 else:
                     seen.append(copy.deepcopy(take_step(request.session, step)))
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_decoder = json.JSONDecoder()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is no number that JSON has")
+    return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
 def dumps(value: Any) -> str:
@@ -14,9 +24,12 @@ def dumps(value: Any) -> str:
 
     Raises:
         TypeError: it is no JSON.
-        ValueError: it has NaN, infinity, a cycle, or text that is no Unicode (a lone surrogate).
+        ValueError: it has NaN, infinity, a cycle, text that is no Unicode (a lone surrogate), or is nested too deeply.
     """
-    text = _encoder.encode(value)
+    try:
+        text = _encoder.encode(value)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
     if not text.isascii():
         text.encode()
     return text
@@ -26,9 +39,12 @@ def loads(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, has a number beyond a float, or text that is no Unicode (a lone surrogate).
     """
     try:
-        return _decoder.decode(text)
+        value = _decoder.decode(text)
     except RecursionError as exc:
         raise ValueError("the JSON text is nested too deeply") from exc
+    if "\\u" in text:
+        dumps(value)
+    return value

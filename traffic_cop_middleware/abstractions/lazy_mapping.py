@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
@@ -17,7 +17,7 @@ UNREAD = "\0unread"
 """Stands in the dict until it is filled, so that `json.dumps`, which asks a dict's size first, does not take it for an
 empty one."""
 SCALARS = frozenset({str, int, float, bool, type(None)})
-NO_SCALAR = object()
+NO_SCALAR, NO_JSON = object(), object()
 LONGEST_SCALAR = 64
 READS = (
     *("__contains__", "__eq__", "__ge__", "__getitem__", "__gt__", "__iter__", "__le__", "__len__", "__lt__", "__ne__"),
@@ -59,6 +59,10 @@ class LazyMapping(dict[str, Any]):
         if texts:
             dict.__setitem__(self, UNREAD, None)
 
+    @classmethod
+    def fromkeys(cls, keys: Iterable[str], value: Any = None, /) -> dict[str, Any]:  # type: ignore[override]
+        return dict.fromkeys(keys, value)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
 
@@ -79,13 +83,20 @@ class LazyMapping(dict[str, Any]):
             self._filled = True
             dict.clear(self)
             for key, text in self._texts.items():
-                try:
-                    value = _known_scalar(text) if len(text) < LONGEST_SCALAR else loads(text)
-                except ValueError:
-                    log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
-                else:
-                    dict.__setitem__(self, key, loads(text) if value is NO_SCALAR else value)
+                value = self._read(key, text)
+                if value is not NO_JSON:
+                    dict.__setitem__(self, key, value)
             self._original = dict.copy(self)
+
+    @staticmethod
+    def _read(key: str, text: str) -> Any:
+        """The value of a text; `NO_JSON`, with a warning, where it is none."""
+        try:
+            value = _known_scalar(text) if len(text) < LONGEST_SCALAR else loads(text)
+            return loads(text) if value is NO_SCALAR else value
+        except ValueError:
+            log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
+            return NO_JSON
 
     def _changes(self) -> dict[str, str | None]:
         """What differs from the record: its new text for each key, `None` where it is gone.

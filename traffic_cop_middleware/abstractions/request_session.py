@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from starlette.types import Message
+
 from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
@@ -18,7 +20,16 @@ log = logging.getLogger("traffic_cop")
 class RequestSession(Session):
     """The handle of one request, with what the app need not see of it."""
 
-    __slots__ = ()
+    __slots__ = ("failure", "held", "started")
+
+    def __init__(self, house: SessionAbstraction) -> None:
+        super().__init__(house)
+        self.started = False
+        """Whether the response has."""
+        self.failure: Exception | None = None
+        """Why what the session holds could not be written."""
+        self.held: list[Message] | None = None
+        """An error page that is held back until it is known what became of the error."""
 
     @property
     def house(self) -> SessionAbstraction:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
 from typing import Any, overload
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.json_texts import dumps, loads
-from traffic_cop_middleware.abstractions.lazy_mapping import NO_TEXTS, LazyMapping
+from traffic_cop_middleware.abstractions.json_texts import dumps
+from traffic_cop_middleware.abstractions.lazy_mapping import NO_JSON, NO_TEXTS, LazyMapping
 from traffic_cop_middleware.abstractions.sessions import (
     COOKIE,
     Identity,
@@ -76,15 +77,15 @@ class Session(LazyMapping):
 
     @property
     def claims(self) -> Mapping[str, Any]:
-        """What was signed into the token at the login (`tenant`, `plan`)."""
+        """What was signed into the token at the login (`tenant`, `plan`); a copy."""
         if self.unsettled and self.verified is not None:
-            return self.verified.claims
-        return self._now.owner.claims
+            return deepcopy(self.verified.claims)
+        return deepcopy(self._now.owner.claims)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What the record was given at the login."""
-        return self._now.owner.attributes
+        """What the record was given at the login; a copy."""
+        return deepcopy(self._now.owner.attributes)
 
     @property
     def since(self) -> int:
@@ -138,6 +139,8 @@ class Session(LazyMapping):
             TooManySessions: the user has as many as the limit allows, and the policy is to refuse.
             StoreUnavailable: the store is away; nobody is logged in.
         """
+        if not isinstance(subject, str):
+            raise TypeError(f"login({subject!r}): the subject is who logs in, as a string")
         former = self._now
         if self._barred is not None:
             self._barred()
@@ -153,12 +156,16 @@ class Session(LazyMapping):
         return self._become(identity)
 
     async def logout(self) -> None:
-        """End this session, on all workers at once; the mapping is empty from now on. One round trip."""
+        """End this session, on all workers at once; the mapping is empty from now on. One round trip.
+
+        Raises:
+            StoreUnavailable: the store is away; the session stands, and the client keeps what it can end it by.
+        """
         former = self._now
-        self._forget()
-        self._outgoing = "clear"
         if former.secret:
             await self._house.end(former.key, former.owner.kind, "logout")
+        self._forget()
+        self._outgoing = "clear"
 
     async def regenerate(self) -> Tokens:
         """Go on under a new session id: the old one, and every token of it, is dead.
@@ -194,6 +201,7 @@ class Session(LazyMapping):
         self._forget()
         self._filled = False
         self._outgoing = ""
+        self.verified = verified
         self._begin(verified, loaded)
         return tokens
 
@@ -224,7 +232,7 @@ class Session(LazyMapping):
             self._vanished(len(changes))
             return
         self._written(changes)
-        self._used()
+        self._touch = False
 
     async def incr(self, key: str, amount: int = 1) -> int:
         """Add to a whole number in the record; the sum. None of several at once is lost. One round trip.
@@ -241,7 +249,7 @@ class Session(LazyMapping):
             self._vanished(1)
             raise InvalidToken("this session has ended meanwhile")
         self._put(key, total, dumps(total))
-        self._used()
+        self._touch = False
         return total
 
     @overload
@@ -275,12 +283,13 @@ class Session(LazyMapping):
             if loaded is None:
                 break
             before = loaded.data.get(key)
-            value = fn(loads(before) if before is not None else None)
+            value = self._read(key, before) if before is not None else None
+            value = fn(None if value is NO_JSON else value)
             after = dumps(value)
             swapped = await answered(store.swap(identity.key, key, before, after, **self._terms(identity)))
             if swapped:
                 self._put(key, value, after)
-                self._used()
+                self._touch = False
                 return value
             if swapped is None:
                 break
@@ -297,9 +306,8 @@ class Session(LazyMapping):
             owner = Owner(verified.subject, verified.claims, {}, verified.issued, verified.issued)
             self._identity = Identity("", verified.key, 0, owner)
         elif loaded is None:
+            # A browser keeps its cookie: another request may have given it a new one by now, and that would be lost.
             self.verified = None
-            if verified.typ == COOKIE:
-                self._outgoing = "clear"
         else:
             identity = self._house.identity(verified, loaded.meta)
             if identity is None:
@@ -310,6 +318,10 @@ class Session(LazyMapping):
             self._left = loaded.left
             idle = self._house.policy.idle
             self._touch = loaded.idle_left < idle * (1 - TOUCH_AFTER) and loaded.idle_left < loaded.left - 1
+            if verified.typ == COOKIE:
+                life = idle if idle < loaded.left else loaded.left
+                if verified.expires - self._house.clock() < life - idle * TOUCH_AFTER:
+                    self._outgoing = "set"
 
     def _become(self, identity: Identity) -> Tokens:
         """This is the session from now on, under a token that the client does not have yet."""
@@ -368,17 +380,6 @@ class Session(LazyMapping):
             return
         if touched is None:
             self._vanished(0)
-        else:
-            self._used()
-
-    def _used(self) -> None:
-        """Its idle period has begun anew; the cookie's token follows when a quarter of its life is over."""
-        self._touch = False
-        verified = self.verified
-        if verified is not None and verified.typ == COOKIE and not self._outgoing:
-            idle = self._house.policy.idle
-            if verified.expires - self._house.clock() < min(idle, self._left) - idle * TOUCH_AFTER:
-                self._outgoing = "set"
 
     def _forget(self) -> None:
         self.clear()
@@ -393,8 +394,7 @@ class Session(LazyMapping):
             told = {"session": self._identity.key.id, "kind": self._identity.owner.kind, "keys": changes}
             self._house.emit("session.write_dropped", told)
         self._forget()
-        if self.verified is None or self.verified.typ == COOKIE:
-            self._outgoing = "clear"
+        self._outgoing = ""
 
 
 def csrf_token_of(secret: str) -> str:

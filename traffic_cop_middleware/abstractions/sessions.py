@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from traffic_cop_middleware.abstractions.asking import answered, aside, let_go
@@ -116,7 +117,7 @@ class SessionAbstraction:
             InvalidToken: it is not valid, or was revoked.
             KeysUnavailable: the issuer's keys can't be had.
         """
-        raw = token.encode() if isinstance(token, str) else token
+        raw = _bytes_of(token)
         if self.foreign is not None and self.foreign.knows(raw):
             return await self.verify_foreign(raw)
         verified = self.known(raw, typ=ACCESS)
@@ -177,12 +178,12 @@ class SessionAbstraction:
         Raises:
             TypeError, ValueError: the subject or the claims can't stand in a token, or the attributes are no JSON.
         """
-        claims = dict(claims or {})
+        claims = deepcopy(dict(claims or {}))
         taken = sorted(RESERVED & claims.keys())
         if taken:
             raise ValueError(f"claims: {', '.join(taken)} is set by the session itself. Choose other names")
         now = int(self.clock())
-        owner = Owner(subject, claims, dict(attributes or {}), now, now)
+        owner = Owner(subject, claims, deepcopy(dict(attributes or {})), now, now)
         trial = Identity("", SessionKey("", ""), 0, owner)
         self.codec.sign({**claims, **self._claims(trial._replace(secret="0" * 32), now, now + 1)}, typ=COOKIE)
         owner.text()
@@ -278,7 +279,7 @@ class SessionAbstraction:
         Raises:
             InvalidToken: it is not valid, was spent, or its session has ended.
         """
-        verified = self.known(token.encode() if isinstance(token, str) else token, typ=REFRESH)
+        verified = self.known(_bytes_of(token), typ=REFRESH)
         asked = self.store.rotate(
             verified.key,
             verified.rotation,
@@ -296,11 +297,11 @@ class SessionAbstraction:
             await self.tell_ended("user", [verified.key.id], "reuse")
             await self.count({"ended.reuse": 1})
             raise InvalidToken("this refresh token was used before: the session has ended. Log in again")
-        owner = owner_from(loaded.meta) if loaded is not None else None
-        if rotated.outcome == "gone" or loaded is None or owner is None:
+        session = self.identity(verified, loaded.meta) if loaded is not None else None
+        if rotated.outcome == "gone" or loaded is None or session is None:
             raise InvalidToken("the session of this token has ended")
-        self.emit("session.refreshed", {"session": verified.key.id, "kind": owner.kind, "how": rotated.outcome})
-        session = Identity(verified.secret, verified.key, verified.generation, owner)
+        kind = session.owner.kind
+        self.emit("session.refreshed", {"session": verified.key.id, "kind": kind, "how": rotated.outcome})
         return self.tokens(session, rotation=rotated.rotation, left=loaded.left), verified, loaded
 
 
@@ -311,6 +312,13 @@ class Identity(NamedTuple):
     key: SessionKey
     generation: int
     owner: Owner
+
+
+def _bytes_of(token: str | bytes) -> bytes:
+    try:
+        return token.encode() if isinstance(token, str) else token
+    except UnicodeEncodeError as exc:
+        raise InvalidToken("the token is no text") from exc
 
 
 def new_secret() -> str:

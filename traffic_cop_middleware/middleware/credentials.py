@@ -6,23 +6,26 @@ from collections.abc import Iterable, Sequence
 
 LONGEST_COOKIE_HEADER = 16_384
 LONGEST_TOKEN = 16_384
+SPACES = b" \t"
+"""What may stand around a field's parts (RFC 9110, section 5.6.3); what Python's strip takes beside is part of a name.
+"""
 
 
-def credentials(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> tuple[Sequence[bytes], bytes]:
-    """The values of the cookies with this `name` (more than one: somebody meddled), and the bearer token, if any.
+def credentials(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """The values of the cookies with this `name`, and the bearer tokens: more than one of a kind, and somebody meddled.
 
     HTTP/2 may split the Cookie header (RFC 9113, section 8.2.3). The scheme "Bearer" is case-insensitive (RFC 9110,
     section 11.1).
     """
-    cookies: list[bytes] = []
-    bearer = b""
+    cookies: Sequence[bytes] = ()
+    bearers: Sequence[bytes] = ()
     for key, value in headers:
         if key == b"cookie":
             if name in value and len(value) <= LONGEST_COOKIE_HEADER:
-                cookies += values_of(value, name)
+                cookies = [*cookies, *values_of(value, name)]
         elif key == b"authorization" and value[:7].lower() == b"bearer ":
-            bearer = value[7:].strip()
-    return cookies, bearer[: LONGEST_TOKEN + 1]
+            bearers = [*bearers, value[7:].strip(SPACES)[: LONGEST_TOKEN + 1]]
+    return cookies, bearers
 
 
 def values_of(header: bytes, name: bytes) -> list[bytes]:
@@ -30,6 +33,6 @@ def values_of(header: bytes, name: bytes) -> list[bytes]:
     found = []
     for pair in header.split(b";"):
         key, equals, value = pair.partition(b"=")
-        if equals and key.strip() == name:
-            found.append(value.strip().strip(b'"'))
+        if equals and key.strip(SPACES) == name:
+            found.append(value.strip(SPACES).strip(b'"'))
     return found

@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
-from traffic_cop_middleware.contracts import SessionKey
 
 POLICY_VIOLATION = 1008
 """RFC 6455, section 7.4.1."""
@@ -30,10 +29,15 @@ class Socket:
         self._send = send
         self._waiting: anyio.CancelScope | None = None
         self._open = True
+        self._connected = False
         self.used = False
+        self.ended = OSError(REASON)
 
     async def receive(self) -> Message:
         """What the client sends; a disconnect once the session has ended."""
+        if not self._connected:  # an app that is yet to accept expects the handshake first; its answer then fails
+            self._connected = True
+            return await self._receive()
         if self._open:
             with anyio.CancelScope() as self._waiting:
                 message = await self._receive()
@@ -48,7 +52,7 @@ class Socket:
             OSError: it has, as ASGI servers say of a client that is gone.
         """
         if not self._open:
-            raise OSError(REASON)
+            raise self.ended
         self._open = message["type"] != "websocket.close"
         await self._send(message)
 
@@ -77,40 +81,51 @@ async def run_socket(
         return
     socket = Socket(receive, send)
     failed: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_close_when_ended, socket, session, verified.key, management)
-        try:
-            await app(scope, socket.receive, socket.send)
-        except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
-            failed = exc
-        tasks.cancel_scope.cancel()
-    if failed is not None:
+    news = News()
+    stop = management.watch(verified.key, news.tell)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_close_when_ended, socket, session, news)
+            try:
+                await app(scope, socket.receive, socket.send)
+            except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
+                failed = exc
+            tasks.cancel_scope.cancel()
+    finally:
+        stop()
+    if failed is not None and failed is not socket.ended:
         raise failed
 
 
-async def _close_when_ended(
-    socket: Socket, session: RequestSession, key: SessionKey, management: SessionManagementAbstraction
-) -> None:
-    heard = anyio.Event()
-    surely = False
-    here, token = threading.get_ident(), anyio.lowlevel.current_token()
+class News:
+    """What is heard of a session: that it may have ended, or surely has."""
 
-    def ended(sure: bool) -> None:
-        nonlocal surely
-        surely = surely or sure
-        if threading.get_ident() == here:
-            heard.set()
+    def __init__(self) -> None:
+        self.surely = False
+        self._heard = anyio.Event()
+        self._here = threading.get_ident()
+        self._token = anyio.lowlevel.current_token()
+
+    def tell(self, sure: bool) -> None:
+        """Something was heard, in any thread."""
+        self.surely = self.surely or sure
+        if threading.get_ident() == self._here:
+            self._heard.set()
         else:  # memory://name is shared by all threads of a process
-            anyio.from_thread.run_sync(heard.set, token=token)
+            anyio.from_thread.run_sync(self._heard.set, token=self._token)
 
-    stop = management.watch(key, ended)
-    try:
-        while not surely:
-            with anyio.move_on_after(LOOK_AFTER):
-                await heard.wait()
-            heard = anyio.Event()
-            surely = surely or not await session.stands(used=socket.used)
-            socket.used = False
-        await socket.close()
-    finally:
-        stop()
+    async def wait(self) -> None:
+        """Wait for news, or until it is time for a look."""
+        with anyio.move_on_after(LOOK_AFTER):
+            await self._heard.wait()
+        self._heard = anyio.Event()
+
+
+async def _close_when_ended(socket: Socket, session: RequestSession, news: News) -> None:
+    while not news.surely:
+        await news.wait()
+        if session.verified is None:
+            return  # the token was dead when it came: nobody's socket can't lose its session
+        news.surely = news.surely or not await session.stands(used=socket.used)
+        socket.used = False
+    await socket.close()

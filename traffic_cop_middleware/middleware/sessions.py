@@ -40,6 +40,10 @@ TWO_SUBJECTS = answer_with(
     Refusal(400, (), "", 0, "The cookie and the bearer token are of different users. Send one of them."),
     title="Two credentials",
 )
+TWO_TOKENS = answer_with(
+    Refusal(400, (), "", 0, "The request has two bearer tokens. Send one Authorization field."),
+    title="Two credentials",
+)
 TOO_MANY = answer_with(
     Refusal(409, (), "", 0, "This user has as many sessions as are allowed. End one of them first."),
     title="Too many sessions",
@@ -59,12 +63,17 @@ class TwoSubjects(Exception):
     """The cookie and the bearer token are of two users."""
 
 
+class TwoTokens(Exception):
+    """There are two bearer tokens: whoever looked at the request before us may have taken the other one."""
+
+
 ANSWERS: Sequence[tuple[type[Exception], Answer]] = (
     (StoreError, AWAY),
     (KeysUnavailable, KEYS_AWAY),
     (TooManySessions, TOO_MANY),
     (CrossSite, CROSS_SITE),
     (TwoSubjects, TWO_SUBJECTS),
+    (TwoTokens, TWO_TOKENS),
     (InvalidToken, ENDED),
 )
 """What a request is answered where its endpoint lets one of these pass: none of them is the app's fault, so no 500."""
@@ -101,35 +110,16 @@ class SessionLayer:
             opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
         session = RequestSession(opened.sessions)
         scope["session"] = scope[KEY].session = session
-        cookies, bearer = credentials(scope["headers"], self._name)
-        started = replaced = False
 
         def send_with_session(message: Message) -> Awaitable[None]:
-            nonlocal started, replaced
-            kind = message["type"]
-            if kind == "http.response.start" or kind == "websocket.accept":  # noqa: PLR1714 - on every request
-                if kind == "http.response.start" and message["status"] >= 500 and _answer_to(sys.exception()):
-                    replaced = True  # an error page for what is answered below, once it has come through
-                elif not session.at_rest():
-                    return start(message)
-                else:
-                    started = True
-                    if session.accessed:
-                        message = self._with_fields(message, session)
-            return _nothing() if replaced else send(message)
-
-        async def start(message: Message) -> None:
-            nonlocal started
-            if message.get("status", 0) < 500:  # a response that failed writes nothing
-                await session.commit()
-            started = True
-            await send(self._with_fields(message, session))
+            return send(message) if session.started else self._start(message, session, send)
 
         try:
-            if cookies or bearer:
-                self._recognise(scope, session, cookies, bearer)
-                if session.house.foreign is not None:
-                    await self._recognise_foreign(session, bearer)
+            cookies, bearers = credentials(scope["headers"], self._name)
+            if cookies or bearers:
+                self._recognise(scope, session, cookies, bearers)
+                if bearers and session.house.foreign is not None:
+                    await self._recognise_foreign(session, bearers[0])
                 if self._settles and session.unsettled and not session.settle_at_once():
                     await session.settle()
             if self._csrf and scope.get("method") not in SAFE_METHODS:
@@ -139,28 +129,77 @@ class SessionLayer:
                 await run_socket(self.app, scope, receive, send_with_session, session=session, management=management)
             else:
                 await self.app(scope, receive, send_with_session)
+            if not session.started and (session.failure or session.held):
+                await self._finish(scope, receive, send, session=session)
         except Exception as exc:
-            answer = _answer_to(exc)
-            if answer is None or started:
+            failure = session.failure or exc
+            answer = _answer_to(failure)
+            if answer is None or session.started:
                 raise
-            log.debug("answered %d: %s", answer.refusal.status, exc)
+            log.debug("answered %d: %s", answer.refusal.status, failure)
             await self._answer(answer, scope, receive, send, session=session)
         finally:
             if session.unsettled:
                 session.abandon()
-        if session.accessed and started:
+        if session.accessed and session.started:
             session.tell_unsaved()
 
-    def _recognise(self, scope: Scope, session: RequestSession, cookies: Sequence[bytes], bearer: bytes) -> None:
+    def _start(self, message: Message, session: RequestSession, send: Send) -> Awaitable[None]:
+        """The response starts; or what comes before that, or an error page that may have to give way."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            if message["status"] >= 500 and _answer_to(sys.exception()):
+                session.held = [message]
+                return _nothing()
+            if session.failure is not None:
+                return _nothing()
+        elif kind == "http.response.body":
+            if session.held is not None:
+                session.held.append(message)
+            return _nothing()
+        elif kind != "websocket.accept":
+            return send(message)
+        if not session.at_rest():
+            return self._commit(message, session, send)
+        session.started = True
+        return send(self._with_fields(message, session) if session.accessed else message)
+
+    async def _commit(self, message: Message, session: RequestSession, send: Send) -> None:
+        """Write what the session holds, then let the response start; a response that failed writes nothing."""
+        if message.get("status", 0) < 500:
+            try:
+                await session.commit()
+            except Exception as exc:
+                session.failure = exc
+                raise
+        session.started = True
+        await send(self._with_fields(message, session))
+
+    async def _finish(self, scope: Scope, receive: Receive, send: Send, *, session: RequestSession) -> None:
+        """The app has returned, and its response is not out."""
+        if session.failure is not None:
+            raise session.failure  # the app caught what `send` raised, so that its response was never begun
+        held, session.held = session.held or [], None
+        start, *rest = held  # the app has handled the error by itself: what it answers stands
+        session.started = True
+        await send(self._with_fields(start, session))
+        for message in rest:
+            await send(message)
+
+    def _recognise(
+        self, scope: Scope, session: RequestSession, cookies: Sequence[bytes], bearers: Sequence[bytes]
+    ) -> None:
         """Find out whose tokens came, and ask for the record.
 
         A token that is not valid makes nobody: the request goes on as an anonymous one.
 
         Raises:
             CrossSite: another site made a browser send this with its cookie.
-            TwoSubjects: the tokens are of two users.
+            TwoSubjects, TwoTokens: the tokens are of two users, or may be.
             StoreError: the store is away.
         """
+        if len(bearers) > 1:
+            raise TwoTokens
         house = session.house
         by_cookie = self._known(session, cookies[0], COOKIE) if len(cookies) == 1 else None
         if cookies and by_cookie is None:
@@ -168,8 +207,8 @@ class SessionLayer:
             if len(cookies) > 1:
                 house.emit("session.rejected", {"reason": "the session cookie came more than once"})
         by_bearer = None
-        if bearer and (house.foreign is None or not house.foreign.knows(bearer)):
-            by_bearer = self._known(session, bearer, ACCESS)
+        if bearers and (house.foreign is None or not house.foreign.knows(bearers[0])):
+            by_bearer = self._known(session, bearers[0], ACCESS)
         if by_cookie is not None and by_bearer is not None and by_cookie.subject != by_bearer.subject:
             raise TwoSubjects
         verified = by_bearer or by_cookie
@@ -194,7 +233,7 @@ class SessionLayer:
             KeysUnavailable: the issuer's keys can't be had.
         """
         house = session.house
-        if house.foreign is not None and bearer and house.foreign.knows(bearer):
+        if house.foreign is not None and house.foreign.knows(bearer):
             try:
                 foreign = await house.verify_foreign(bearer)
             except InvalidToken as exc:
@@ -219,8 +258,14 @@ class SessionLayer:
 
     def _with_fields(self, message: Message, session: RequestSession) -> Message:
         """The start of a response, with what the session has to say."""
-        headers = list(message.get("headers", ()))
-        return {**message, "headers": [*headers, *self._fields(session, headers)]}
+        headers: Iterable[Header] = message.get("headers", ())
+        fields = self._fields(session)
+        if any(name == b"set-cookie" for name, _ in fields):
+            # Whoever kept this response for others would hand them the cookie.
+            headers = [field for field in headers if field[0].lower() != b"cache-control" or not _may_be_shared(field)]
+            if all(name.lower() != b"cache-control" for name, _ in headers):
+                fields.append((b"cache-control", b"no-store"))
+        return {**message, "headers": [*headers, *fields]}
 
     async def _answer(
         self, answer: Answer, scope: Scope, receive: Receive, send: Send, *, session: RequestSession
@@ -230,7 +275,7 @@ class SessionLayer:
         else:
             await refuse(scope, receive, send, answer=answer, fields=self._fields(session), on_refusal=None)
 
-    def _fields(self, session: RequestSession, own: Iterable[Header] = ()) -> list[Header]:
+    def _fields(self, session: RequestSession) -> list[Header]:
         """`Set-Cookie` where the client's cookie is to change, and `Vary` where the session was looked at."""
         fields: list[Header] = []
         outgoing = session.take_outgoing()
@@ -240,8 +285,6 @@ class SessionLayer:
         token = session.cookie_token() if outgoing == "set" else None
         if token is not None:
             fields.append((b"set-cookie", self._cookie.set(token, age=session.cookie_age)))
-            if all(name.lower() != b"cache-control" for name, _ in own):
-                fields.append((b"cache-control", b"no-store"))
         elif outgoing:
             fields.append((b"set-cookie", self._cookie.clear()))
         return fields
@@ -249,6 +292,12 @@ class SessionLayer:
 
 def _answer_to(exc: BaseException | None) -> Answer | None:
     return next((answer for kind, answer in ANSWERS if isinstance(exc, kind)), None)
+
+
+def _may_be_shared(field: Header) -> bool:
+    """Whether a shared cache may keep a response with this Cache-Control (RFC 9111, section 3.5)."""
+    directives = {part.strip().partition(b"=")[0] for part in field[1].lower().split(b",")}
+    return not directives & {b"no-store", b"private"}
 
 
 async def _nothing() -> None:
