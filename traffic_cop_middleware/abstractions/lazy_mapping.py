@@ -17,7 +17,7 @@ UNREAD = "\0unread"
 """Stands in the dict until it is filled, so that `json.dumps`, which asks a dict's size first, does not take it for an
 empty one."""
 SCALARS = frozenset({str, int, float, bool, type(None)})
-NO_SCALAR, NO_JSON = object(), object()
+NO_SCALAR = object()
 LONGEST_SCALAR = 64
 READS = (
     *("__contains__", "__eq__", "__ge__", "__getitem__", "__gt__", "__iter__", "__le__", "__len__", "__lt__", "__ne__"),
@@ -81,22 +81,16 @@ class LazyMapping(dict[str, Any]):
             )
         if not self._filled:
             self._filled = True
-            dict.clear(self)
+            found: dict[str, Any] = {}
             for key, text in self._texts.items():
-                value = self._read(key, text)
-                if value is not NO_JSON:
-                    dict.__setitem__(self, key, value)
-            self._original = dict.copy(self)
-
-    @staticmethod
-    def _read(key: str, text: str) -> Any:
-        """The value of a text; `NO_JSON`, with a warning, where it is none."""
-        try:
-            value = _known_scalar(text) if len(text) < LONGEST_SCALAR else loads(text)
-            return loads(text) if value is NO_SCALAR else value
-        except ValueError:
-            log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
-            return NO_JSON
+                try:
+                    value = _known_scalar(text) if len(text) < LONGEST_SCALAR else loads(text)
+                    found[key] = loads(text) if value is NO_SCALAR else value
+                except ValueError:
+                    log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
+            dict.clear(self)
+            dict.update(self, found)
+            self._original = found
 
     def _changes(self) -> dict[str, str | None]:
         """What differs from the record: its new text for each key, `None` where it is gone.
@@ -128,7 +122,7 @@ class LazyMapping(dict[str, Any]):
     def _recorded(self, texts: Mapping[str, str]) -> None:
         """All of it stands in a record now, as these texts."""
         self._texts = texts
-        self._original = dict.copy(self)
+        self._original = dict(dict.items(self))
 
     def _written(self, changes: Mapping[str, str | None]) -> None:
         """These changes stand in the record now."""

@@ -20,16 +20,14 @@ log = logging.getLogger("traffic_cop")
 class RequestSession(Session):
     """The handle of one request, with what the app need not see of it."""
 
-    __slots__ = ("failure", "held", "started")
+    __slots__ = ()
 
-    def __init__(self, house: SessionAbstraction) -> None:
-        super().__init__(house)
-        self.started = False
-        """Whether the response has."""
-        self.failure: Exception | None = None
-        """Why what the session holds could not be written."""
-        self.held: list[Message] | None = None
-        """An error page that is held back until it is known what became of the error."""
+    started: bool = False
+    """Whether the response has."""
+    failure: Exception | None = None
+    """Why what the session holds could not be written."""
+    held: list[Message] | None = None
+    """An error page that is held back until it is known what became of the error."""
 
     @property
     def house(self) -> SessionAbstraction:
@@ -130,4 +128,5 @@ class RequestSession(Session):
 
     def clear_cookie(self) -> None:
         """What the client has is no use to it."""
+        self.accessed = True
         self._outgoing = "clear"

@@ -14,8 +14,8 @@ from copy import deepcopy
 from typing import Any, overload
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.json_texts import dumps
-from traffic_cop_middleware.abstractions.lazy_mapping import NO_JSON, NO_TEXTS, LazyMapping
+from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.lazy_mapping import NO_TEXTS, LazyMapping
 from traffic_cop_middleware.abstractions.sessions import (
     COOKIE,
     Identity,
@@ -44,21 +44,21 @@ class Session(LazyMapping):
     key that several change at once there are `incr` and `update`.
     """
 
-    __slots__ = (
-        *("_asked", "_barred", "_found", "_house", "_identity", "_left", "_next_secret", "_outgoing", "_touch"),
-        *("verified",),
-    )
+    # What nearly every request sets stands in slots; the rest costs nothing until it is set.
+    __slots__ = ("__dict__", "_house", "_identity", "_outgoing", "_touch", "verified")
+
+    _asked: Any = None
+    _barred: Callable[[], None] | None = None
+    _found: dict[str, str | None] | None = None
+    _left: float = 0.0
+    _next_secret: str = ""
 
     def __init__(self, house: SessionAbstraction) -> None:
         self._texts = NO_TEXTS
-        self._original = {}
         self._filled = self.unsettled = self.accessed = self._touch = False
-        self._found: dict[str, str | None] | None = None
         self._house = house
         self._identity: Identity | None = None
-        self._asked: Any = None
-        self._barred: Callable[[], None] | None = None
-        self._next_secret = self._outgoing = ""
+        self._outgoing = ""
         self.verified: Verified | None = None
 
     # Whose it is
@@ -283,8 +283,7 @@ class Session(LazyMapping):
             if loaded is None:
                 break
             before = loaded.data.get(key)
-            value = self._read(key, before) if before is not None else None
-            value = fn(None if value is NO_JSON else value)
+            value = fn(self._read(key, before))
             after = dumps(value)
             swapped = await answered(store.swap(identity.key, key, before, after, **self._terms(identity)))
             if swapped:
@@ -297,6 +296,14 @@ class Session(LazyMapping):
             raise StoreError(f"update({key!r}): {UPDATE_TRIES} others were faster. Use incr, or keys of their own")
         self._vanished(1)
         raise InvalidToken("this session has ended meanwhile")
+
+    @staticmethod
+    def _read(key: str, text: str | None) -> Any:
+        try:
+            return loads(text) if text is not None else None
+        except ValueError:
+            log.warning("a session's record holds something under %r that is no JSON; it is taken for nothing", key)
+            return None
 
     # Within
 

@@ -115,13 +115,10 @@ class SessionLayer:
             return send(message) if session.started else self._start(message, session, send)
 
         try:
-            cookies, bearers = credentials(scope["headers"], self._name)
-            if cookies or bearers:
-                self._recognise(scope, session, cookies, bearers)
-                if bearers and session.house.foreign is not None:
-                    await self._recognise_foreign(session, bearers[0])
-                if self._settles and session.unsettled and not session.settle_at_once():
-                    await session.settle()
+            for name, _ in scope["headers"]:
+                if name == b"cookie" or name == b"authorization":  # noqa: PLR1714 - on every request
+                    await self._find(scope, session)
+                    break
             if self._csrf and scope.get("method") not in SAFE_METHODS:
                 session.bar(lambda: self._bar_login(scope))
             if session.verified is not None and scope["type"] == "websocket":
@@ -129,8 +126,8 @@ class SessionLayer:
                 await run_socket(self.app, scope, receive, send_with_session, session=session, management=management)
             else:
                 await self.app(scope, receive, send_with_session)
-            if not session.started and (session.failure or session.held):
-                await self._finish(scope, receive, send, session=session)
+            if not session.started:
+                await self._finish(send, session)
         except Exception as exc:
             failure = session.failure or exc
             answer = _answer_to(failure)
@@ -151,21 +148,21 @@ class SessionLayer:
             if message["status"] >= 500 and _answer_to(sys.exception()):
                 session.held = [message]
                 return _nothing()
-            if session.failure is not None:
-                return _nothing()
         elif kind == "http.response.body":
             if session.held is not None:
                 session.held.append(message)
             return _nothing()
         elif kind != "websocket.accept":
             return send(message)
-        if not session.at_rest():
+        if (session.accessed or session.verified is not None) and not session.at_rest():
             return self._commit(message, session, send)
         session.started = True
         return send(self._with_fields(message, session) if session.accessed else message)
 
     async def _commit(self, message: Message, session: RequestSession, send: Send) -> None:
         """Write what the session holds, then let the response start; a response that failed writes nothing."""
+        if session.failure is not None:
+            return  # the app caught it, and tries again
         if message.get("status", 0) < 500:
             try:
                 await session.commit()
@@ -175,16 +172,26 @@ class SessionLayer:
         session.started = True
         await send(self._with_fields(message, session))
 
-    async def _finish(self, scope: Scope, receive: Receive, send: Send, *, session: RequestSession) -> None:
+    async def _finish(self, send: Send, session: RequestSession) -> None:
         """The app has returned, and its response is not out."""
         if session.failure is not None:
             raise session.failure  # the app caught what `send` raised, so that its response was never begun
-        held, session.held = session.held or [], None
-        start, *rest = held  # the app has handled the error by itself: what it answers stands
-        session.started = True
-        await send(self._with_fields(start, session))
-        for message in rest:
-            await send(message)
+        held, session.held = session.held, None
+        if held is not None:  # the app has handled the error by itself: what it answers stands
+            session.started = True
+            await send(self._with_fields(held[0], session))
+            for message in held[1:]:
+                await send(message)
+
+    async def _find(self, scope: Scope, session: RequestSession) -> None:
+        """Find the session of a request that brings cookies or a token, as far as that can be known here."""
+        cookies, bearers = credentials(scope["headers"], self._name)
+        if cookies or bearers:
+            self._recognise(scope, session, cookies, bearers)
+            if bearers and session.house.foreign is not None:
+                await self._recognise_foreign(session, bearers[0])
+            if self._settles and session.unsettled and not session.settle_at_once():
+                await session.settle()
 
     def _recognise(
         self, scope: Scope, session: RequestSession, cookies: Sequence[bytes], bearers: Sequence[bytes]
@@ -259,8 +266,9 @@ class SessionLayer:
     def _with_fields(self, message: Message, session: RequestSession) -> Message:
         """The start of a response, with what the session has to say."""
         headers: Iterable[Header] = message.get("headers", ())
-        fields = self._fields(session)
-        if any(name == b"set-cookie" for name, _ in fields):
+        outgoing = session.take_outgoing()
+        fields = self._fields(session, outgoing)
+        if outgoing:
             # Whoever kept this response for others would hand them the cookie.
             headers = [field for field in headers if field[0].lower() != b"cache-control" or not _may_be_shared(field)]
             if all(name.lower() != b"cache-control" for name, _ in headers):
@@ -273,12 +281,12 @@ class SessionLayer:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": answer.refusal.detail[:120]})
         else:
-            await refuse(scope, receive, send, answer=answer, fields=self._fields(session), on_refusal=None)
+            fields = self._fields(session, session.take_outgoing())
+            await refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=None)
 
-    def _fields(self, session: RequestSession) -> list[Header]:
+    def _fields(self, session: RequestSession, outgoing: str) -> list[Header]:
         """`Set-Cookie` where the client's cookie is to change, and `Vary` where the session was looked at."""
         fields: list[Header] = []
-        outgoing = session.take_outgoing()
         if session.accessed:
             session.accessed = False
             fields.append((b"vary", b"Cookie"))
