@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-
-from starlette.types import Message
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.session import Session
@@ -26,7 +25,7 @@ class RequestSession(Session):
     """Whether the response has."""
     failure: Exception | None = None
     """Why what the session holds could not be written."""
-    held: list[Message] | None = None
+    held: list[MutableMapping[str, Any]] | None = None
     """An error page that is held back until it is known what became of the error."""
 
     @property

@@ -253,7 +253,9 @@ class Session(LazyMapping):
         return total
 
     @overload
-    def update(self, key: str, fn: Callable[[Any], Any], /) -> Awaitable[Any]: ...
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride] - pyright misses that the second takes the rest
+        self, key: str, fn: Callable[[Any], Any], /
+    ) -> Awaitable[Any]: ...
 
     @overload
     def update(self, *others: Any, **values: Any) -> None: ...

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -137,7 +138,7 @@ class Opened:
 
         async def publish(told: Mapping[str, Any]) -> None:
             if bus is not None:
-                await aside(lambda: bus.publish(TOPIC, dumps(told)))
+                await aside(partial(bus.publish, TOPIC, dumps(told)))
 
         self.sessions = SessionAbstraction(
             backend.sessions,

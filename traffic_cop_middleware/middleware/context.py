@@ -34,7 +34,7 @@ class TrafficContext:
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
-        self._headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        self._headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
         self._peer: tuple[str, int] | None = scope.get("client")
         self._client_address = client_address
         self._client: str | None = None

@@ -44,7 +44,7 @@ def trusted_origins(origins: Iterable[str]) -> frozenset[str]:
 def from_another_site(scope: Scope, trusted: frozenset[str]) -> bool:
     """Whether a browser says that another site made it send this request."""
     site = origin = host = None
-    for name, value in scope["headers"]:
+    for name, value in scope.get("headers", ()):
         if name == b"sec-fetch-site":
             site = value
         elif name == b"origin":
@@ -74,4 +74,4 @@ def _same_host(origin: str, host: str) -> bool:
 
 def brings_token(scope: Scope, expected: str) -> bool:
     """Whether the request has the session's form token in its header."""
-    return any(name == HEADER and compare_digest(value, expected.encode()) for name, value in scope["headers"])
+    return any(name == HEADER and compare_digest(value, expected.encode()) for name, value in scope.get("headers", ()))

@@ -115,7 +115,7 @@ class SessionLayer:
             return send(message) if session.started else self._start(message, session, send)
 
         try:
-            for name, _ in scope["headers"]:
+            for name, _ in scope.get("headers", ()):
                 if name == b"cookie" or name == b"authorization":  # noqa: PLR1714 - on every request
                     await self._find(scope, session)
                     break

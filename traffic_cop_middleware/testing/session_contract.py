@@ -52,6 +52,7 @@ class SessionStoreContract(OneSessionContract):
     @pytest.mark.asyncio
     async def test_a_tags_sessions_are_listed_oldest_first(self, store: SessionStore) -> None:
         names = ["z", "a", "m"]
+        generation = 0
         for name in names:
             generation = await made(store, SessionKey("user:alice", name), meta=f"ü{name}", lifetime=100 + len(name))
             await self.advance(store, 10)
