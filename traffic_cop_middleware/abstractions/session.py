@@ -253,14 +253,14 @@ class Session(LazyMapping):
         return total
 
     @overload
-    def update(  # pyright: ignore[reportIncompatibleMethodOverride] - pyright misses that the second takes the rest
-        self, key: str, fn: Callable[[Any], Any], /
-    ) -> Awaitable[Any]: ...
+    def update(self, key: str, fn: Callable[[Any], Any], /) -> Awaitable[Any]: ...
 
     @overload
     def update(self, *others: Any, **values: Any) -> None: ...
 
-    def update(self, *arguments: Any, **values: Any) -> Awaitable[Any] | None:
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride] - the second overload takes what a dict's takes
+        self, *arguments: Any, **values: Any
+    ) -> Awaitable[Any] | None:
         """`await session.update(key, fn)` writes `fn` of what stands under a key by then; else a dict's `update`.
 
         `fn` gets the value (`None`: nothing) and gives the new one, which is the answer. It may be called again, for
