@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 
 from traffic_cop_middleware import (
     Event,
+    InvalidToken,
+    Issuer,
+    Key,
     RateLimitMiddleware,
     Refusal,
+    Session,
+    SessionInfo,
+    SessionMiddleware,
+    Tokens,
     TrafficCop,
     TrafficCopMiddleware,
     by_api_key,
     by_everyone,
     by_ip,
     by_route,
+    by_session,
+    by_tenant,
+    by_user,
     exempt,
     limit,
+    reads_session,
+    require_session,
+    session_of,
 )
 
 
@@ -81,3 +96,56 @@ plain.add_middleware(TrafficCopMiddleware, backend="memory://", limits="100/minu
 plain.add_middleware(RateLimitMiddleware, backend="memory://", limits="100/minute", on_outage="refuse")
 plain.add_middleware(RateLimitMiddleware, limts="100/minute")  # type: ignore[call-arg]  # a typo is an error
 plain.add_middleware(TrafficCopMiddleware, limits=1)  # type: ignore[arg-type]  # and so is a wrong type
+
+
+# Sessions
+
+with_sessions = TrafficCop(
+    session_secret=[Key("a secret of at least thirty-two bytes"), "an older one, which still verifies tokens"],
+    session_idle=3600,
+    session_limit=5,
+    session_on_limit="refuse",
+    session_trusted_origins=["https://app.example.com"],
+    session_issuers=[Issuer("https://idp.example.com", jwks_url="https://idp.example.com/jwks.json", audience="shop")],
+)
+app.routes.extend(with_sessions.session_routes(prefix="/auth"))
+
+
+@reads_session
+def by_team(connection: HTTPConnection) -> str | None:
+    team = session_of(connection).get("team")
+    return team if isinstance(team, str) else None
+
+
+@app.post("/login")
+@limit("5/minute", key=by_ip)
+async def login(request: Request) -> Tokens:
+    session = session_of(request)
+    session["theme"] = "dark"
+    return await session.login("alice", claims={"tenant": "acme"}, plan="pro")
+
+
+@app.get("/me")
+@limit("100/minute", key=by_user)
+@limit("1000/minute", key=by_tenant)
+@limit("10/second", key=by_session)
+@limit("50/second", key=by_team)
+async def me(session: Annotated[Session, Depends(require_session)]) -> dict[str, object]:
+    visits: int = await session.incr("visits")
+    await session.update("seen", lambda seen: [*(seen or []), visits])
+    return {"owner": session.subject, "theme": session.get("theme"), "csrf": session.csrf_token}
+
+
+async def end_others(session: Session) -> list[SessionInfo]:
+    try:
+        verified = await with_sessions.sessions.verify("a token")
+    except InvalidToken:
+        return []
+    management = with_sessions.session_management
+    await management.revoke_user(str(verified.subject), keep=session.id)
+    return list(await management.sessions_of(str(verified.subject)))
+
+
+Starlette().add_middleware(
+    SessionMiddleware, secret="a secret of at least thirty-two bytes", idle=3600, same_site="lax"
+)
