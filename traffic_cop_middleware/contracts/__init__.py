@@ -4,6 +4,7 @@ from traffic_cop_middleware.contracts.backend import Backend, Opener
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.events import Event, Observer
+from traffic_cop_middleware.contracts.records import Changes, Record, RecordStore
 from traffic_cop_middleware.contracts.session_routes import SessionRoute, SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import (
     Created,
@@ -21,6 +22,7 @@ __all__ = [
     "SLACK",
     "Backend",
     "BucketStore",
+    "Changes",
     "Created",
     "Event",
     "ForeignTokens",
@@ -32,6 +34,8 @@ __all__ = [
     "MessageBus",
     "Observer",
     "Opener",
+    "Record",
+    "RecordStore",
     "Rotated",
     "SessionFigures",
     "SessionKey",

@@ -14,15 +14,16 @@ and a test with them waits for nothing::
         fake_clock.advance(30)
         assert client.get("/search").status_code == 200
 
-A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract` and
-`MessageBusContract`. This module needs pytest, the suites pytest-asyncio too, and `open_client` what Starlette's
-TestClient needs (httpx2). Importing `traffic_cop_middleware` needs none of them.
+A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
+`RecordStoreContract` and `MessageBusContract`. This module needs pytest, the suites pytest-asyncio too, and
+`open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware` needs none of them.
 """
 
 import pytest
 
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_one")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_writes")
@@ -31,6 +32,7 @@ pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_route_con
 from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
+from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_contract import SessionStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_route_contract import SessionRouteStoreContract  # noqa: E402
 
@@ -38,6 +40,7 @@ __all__ = [
     "BucketStoreContract",
     "FakeClock",
     "MessageBusContract",
+    "RecordStoreContract",
     "SessionRouteStoreContract",
     "SessionStoreContract",
 ]

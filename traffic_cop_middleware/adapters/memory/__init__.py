@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from traffic_cop_middleware.adapters.memory.buckets import MemoryBuckets
 from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.records import MemoryRecords
 from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
 from traffic_cop_middleware.adapters.memory.sessions import MemorySessions
 from traffic_cop_middleware.contracts import Event
@@ -43,6 +44,7 @@ class MemoryBackend:
         self.buckets = MemoryBuckets(clock=clock, max_keys=max_keys, keyspace=self.keyspace)
         self.sessions = MemorySessions(clock=clock, keyspace=self.keyspace)
         self.session_routes = MemorySessionRoutes(clock=clock)
+        self.records = MemoryRecords(clock=self.wall_clock)
         self.bus = MemoryBus()
 
     async def connect(self, *, patience: float = 1.0) -> None:
