@@ -83,3 +83,34 @@ class InvalidToken(TrafficCopError):
 
 class KeysUnavailable(TrafficCopError):
     """An issuer's keys can't be had at present, so its tokens can't be checked."""
+
+
+class UpstreamError(TrafficCopError):
+    """An upstream did not answer as it should (answered 502)."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection to the upstream, so nothing was sent; another one may be tried."""
+
+
+class UpstreamBroken(UpstreamError):
+    """The connection broke, or what came is no HTTP.
+
+    `stale`: it was a kept connection that the upstream had closed before a byte of the answer came.
+    """
+
+    def __init__(self, message: str, *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not answer, or did not go on, in time (answered 504)."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream did not take a WebSocket; `status` is what it answered."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
