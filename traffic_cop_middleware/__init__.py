@@ -1,4 +1,4 @@
-"""Traffic Cop: sessions and rate limits for any ASGI app, in memory on one machine, in Redis across many.
+"""Traffic Cop: sessions, rate limits and routes to other services for any ASGI app.
 
 Three lines wrap an app::
 
@@ -9,11 +9,20 @@ Three lines wrap an app::
 
 from typing import TYPE_CHECKING, Any
 
+from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.session_management import SessionInfo
 from traffic_cop_middleware.abstractions.sessions import Tokens
+from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts import Event
-from traffic_cop_middleware.cop import RateLimitMiddleware, SessionMiddleware, TrafficCop, TrafficCopMiddleware
+from traffic_cop_middleware.cop import (
+    RateLimitMiddleware,
+    RoutingMiddleware,
+    SessionMiddleware,
+    TrafficCop,
+    TrafficCopMiddleware,
+)
 from traffic_cop_middleware.errors import (
     ConfigurationError,
     InvalidToken,
@@ -28,6 +37,7 @@ from traffic_cop_middleware.errors import (
     TokenTooLarge,
     TooManySessions,
     TrafficCopError,
+    UpstreamError,
 )
 from traffic_cop_middleware.middleware.context import TrafficContext, context_of
 from traffic_cop_middleware.middleware.keys import (
@@ -42,6 +52,7 @@ from traffic_cop_middleware.middleware.keys import (
 )
 from traffic_cop_middleware.middleware.marks import Limit, exempt, limit
 from traffic_cop_middleware.middleware.refusals import Refusal
+from traffic_cop_middleware.middleware.routes import route
 from traffic_cop_middleware.middleware.sessions import require_session, session_of
 
 if TYPE_CHECKING:
@@ -51,7 +62,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
+    "THE_APP",
     "Event",
+    "FixedResponse",
+    "GatewayRoute",
     "InvalidToken",
     "Issuer",
     "Key",
@@ -60,7 +74,9 @@ __all__ = [
     "MissingExtra",
     "OrderError",
     "RateLimitMiddleware",
+    "Redirect",
     "Refusal",
+    "RoutingMiddleware",
     "Session",
     "SessionInfo",
     "SessionMiddleware",
@@ -76,6 +92,8 @@ __all__ = [
     "TrafficCop",
     "TrafficCopError",
     "TrafficCopMiddleware",
+    "Upstream",
+    "UpstreamError",
     "by_api_key",
     "by_everyone",
     "by_ip",
@@ -88,6 +106,7 @@ __all__ = [
     "limit",
     "reads_session",
     "require_session",
+    "route",
     "session_of",
 ]
 

@@ -12,10 +12,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
+from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.parts import BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.contracts import Backend, Observer
@@ -28,6 +30,8 @@ from traffic_cop_middleware.middleware.plans import Planner, Subtree
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
 from traffic_cop_middleware.middleware.refusals import OnRefusal
 from traffic_cop_middleware.middleware.route_table import RouteTable
+from traffic_cop_middleware.middleware.routes import Limits, RouteKwargs, route
+from traffic_cop_middleware.middleware.routing import RoutingLayer
 from traffic_cop_middleware.middleware.session_endpoints import endpoints
 from traffic_cop_middleware.middleware.sessions import SessionLayer, SessionLayerSettings
 from traffic_cop_middleware.middleware.stack import Stack
@@ -36,8 +40,6 @@ if TYPE_CHECKING:
     from traffic_cop_middleware.adapters.jwt import Issuer
 
 DEFAULT_POLICY = SessionPolicy()
-
-Limits = str | Limit | Iterable[str | Limit] | None
 
 
 class BackendKwargs(TypedDict, total=False):
@@ -77,6 +79,7 @@ class CopSettings(BackendKwargs, total=False):
     session_issuer: str
     session_audience: str
     session_issuers: Sequence[Issuer]
+    proxy_routes: Iterable[GatewayRoute]
 
 
 class RateLimitKwargs(BackendKwargs, total=False):
@@ -109,6 +112,12 @@ class SessionKwargs(BackendKwargs, total=False):
     issuer: str
     audience: str
     issuers: Sequence[Issuer]
+
+
+class RoutingKwargs(BackendKwargs, total=False):
+    """The kwargs of `RoutingMiddleware`: those of `TrafficCop` without `proxy_`."""
+
+    routes: Required[Iterable[GatewayRoute]]
 
 
 class TrafficCop:
@@ -147,6 +156,7 @@ class TrafficCop:
         session_size: bytes that a session may hold.
         session_issuer, session_audience: `iss` and `aud` of the tokens.
         session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
+        proxy_routes: routes to other services (`route(…)`); `cop.route(…)` adds more.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -187,6 +197,7 @@ class TrafficCop:
         session_issuer: str = "traffic-cop",
         session_audience: str = "traffic-cop",
         session_issuers: Sequence[Issuer] = (),
+        proxy_routes: Iterable[GatewayRoute] = (),
         **unknown: Never,
     ) -> None:
         _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -230,6 +241,9 @@ class TrafficCop:
         self._check_keys(self._settings.limits, "")
         self._planner = Planner(self._settings.limits)
         self._client_address = ClientAddress(trusted_proxies)
+        self._gateway = Gateway()
+        for each in proxy_routes:
+            self._gateway.add(each)
         self._parts = Parts(
             BackendSettings(
                 backend=backend,
@@ -241,6 +255,7 @@ class TrafficCop:
             self._observers,
             sessions,
         )
+        self._parts.also_close.append(self._gateway.close)
 
     def _check_keys(self, limits: Iterable[Limit], where: str) -> None:
         """See that there are sessions for the keys that need them."""
@@ -331,6 +346,17 @@ class TrafficCop:
         self._check_keys(added, f"cop.limit({pattern!r}, …): ")
         self._planner.add(Subtree(pattern, added))
 
+    def route(self, pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> None:
+        """Send requests that match elsewhere: `cop.route("/billing/*", to="http://billing:8080")`.
+
+        See `route` for what there is to set. Routes stand before the app's own.
+
+        Raises:
+            ConfigurationError: a value can't be used, or there is a route of that name.
+            MissingExtra: there is an upstream, and no driver for it.
+        """
+        self._gateway.add(route(pattern, to=to, **settings))
+
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event, synchronously; calling what this returns ends that.
 
@@ -346,7 +372,9 @@ class TrafficCop:
 
     def _layers(self, app: ASGIApp, table: RouteTable, layer: str) -> ASGIApp:
         """The layers of a part: of the stack all that are configured."""
-        if layer != "session":
+        if layer in ("traffic_cop", "routing"):
+            app = RoutingLayer(app, gateway=self._gateway, observers=self._observers)
+        if layer in ("traffic_cop", "rate_limit"):
             app = self._limiter(app, table)
         if self._has_sessions:
             app = SessionLayer(app, settings=self._session_layer, parts=self._parts)
@@ -361,6 +389,7 @@ class TrafficCop:
             parts=self._parts,
             observers=self._observers,
             trusting=self._client_address.trusting,
+            gateway=self._gateway,
         )
 
     def _stack(self, stack: Stack, app: ASGIApp, layer: str) -> None:
@@ -447,6 +476,24 @@ class SessionMiddleware(Stack):
             )
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
+        TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
+
+
+class RoutingMiddleware(Stack):
+    """The gateway alone: `app.add_middleware(RoutingMiddleware, routes=[route("/billing/*", to="http://billing:8080")])`.
+
+    Takes the kwargs of `TrafficCop` that concern the gateway, without their prefix `proxy_`.
+
+    Raises:
+        ConfigurationError: a setting can't be used; the message says what to write.
+    """
+
+    traffic_cop_layer = "routing"
+
+    def __init__(self, app: ASGIApp, **settings: Unpack[RoutingKwargs]) -> None:
+        _refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
+        shared = BackendKwargs.__annotations__
+        prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
         TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
 
 

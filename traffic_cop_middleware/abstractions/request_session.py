@@ -33,6 +33,13 @@ class RequestSession(Session):
         """Where sessions are made and ended."""
         return self._house
 
+    @property
+    def known_id(self) -> str:
+        """Its id, by the token where the record is still on its way; empty while there is no session."""
+        if self.verified is not None:
+            return self.verified.key.id
+        return self._identity.key.id if self._identity is not None else ""
+
     def expect(self, verified: Verified, asked: Loaded | Awaitable[Loaded | None] | None) -> None:
         """Somebody who is `verified` has this session if it stands, which the store was `asked`."""
         self.verified = verified

@@ -21,11 +21,13 @@ from traffic_cop_middleware.abstractions.verified_tokens import Verified, Verifi
 from traffic_cop_middleware.contracts import ForeignTokens, Loaded, SessionKey, SessionStore, TokenCodec
 from traffic_cop_middleware.errors import InvalidToken, TooManySessions
 
-COOKIE, ACCESS, REFRESH = "session+jwt", "at+jwt", "rt+jwt"
+COOKIE, ACCESS, REFRESH, IDENTITY = "session+jwt", "at+jwt", "rt+jwt", "identity+jwt"
 """The types of tokens (`typ`, RFC 8725, section 3.11): none is taken for another."""
 
 RESERVED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "gen", "rot"})
 TOPIC = "sessions"
+IDENTITY_LIFETIME = 60
+"""Seconds that a token for an upstream is good."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 Publish = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -160,6 +162,12 @@ class SessionAbstraction:
         ends = since + int(self.policy.lifetime)
         refresh = self.codec.sign({**self._claims(session, since, ends), "rot": rotation}, typ=REFRESH)
         return Tokens(access, refresh, expires_in)
+
+    def identity_token(self, subject: str, claims: Mapping[str, Any]) -> str:
+        """A token that tells an upstream who is logged in, good for a minute; verified by the public keys."""
+        now = int(self.clock())
+        own = {name: value for name, value in claims.items() if name not in RESERVED}
+        return self.codec.sign({**own, "sub": subject, "iat": now, "exp": now + IDENTITY_LIFETIME}, typ=IDENTITY)
 
     @staticmethod
     def _claims(session: Identity, issued: int, expires: int) -> dict[str, Any]:

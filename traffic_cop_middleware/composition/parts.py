@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -176,6 +176,8 @@ class Parts:
         self._by_loop: dict[object, Opened] = {}
         self._locks: dict[object, anyio.Lock] = {}
         self._lifespans = 0
+        self.also_close: list[Callable[[], Awaitable[None]]] = []
+        """What else ends with the last lifespan."""
         self._inside: Parts | None = None
         if isinstance(settings.backend, str):
             self._per_loop = not settings.backend.startswith("memory:")
@@ -265,6 +267,8 @@ class Parts:
         self._lifespans = max(0, self._lifespans - 1)
         if self._lifespans:
             return
+        for close in self.also_close:
+            await close()
         opened = self._by_loop.pop(_running_loop() if self._per_loop else None, None)
         if opened is self.opened:
             self.opened = None

@@ -98,6 +98,10 @@ class ClientAddress:
             address = self._behind_proxies(headers, address)
         return client_network(address) if address else "unknown"
 
+    def trusts(self, peer: str) -> bool:
+        """Whether this peer is a proxy whose headers are believed."""
+        return bool(self._hops) or (bool(self._networks) and self._trusts(peer))
+
     def _behind_proxies(self, headers: Headers, peer: str) -> str:
         if self._networks and not self._trusts(peer):
             return peer

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.types import Scope
 
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import Decision
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.middleware.client_address import ClientAddress
@@ -24,12 +25,13 @@ class TrafficContext:
     """One request, as the traffic parts see it.
 
     `route` is what the request will reach, `decision` what the limits said (`None` where none applied), `session` the
-    session's handle (`None` without sessions). The rest is worked out when first asked for.
+    session's handle (`None` without sessions), `gateway_routes` the routes that may take it (`None`: not looked up).
+    The rest is worked out when first asked for.
     """
 
     __slots__ = (
         *("_client", "_client_address", "_headers", "_peer", "_request_id", "_traceparent"),
-        *("decision", "route", "session"),
+        *("decision", "gateway_routes", "route", "session"),
     )
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
@@ -41,6 +43,7 @@ class TrafficContext:
         self.route: Matched = UNMATCHED
         self.decision: Decision | None = None
         self.session: RequestSession | None = None
+        self.gateway_routes: Sequence[GatewayRoute] | None = None
 
     def believe(self, client_address: ClientAddress) -> None:
         """Find the client by other trusted proxies from now on."""
@@ -54,6 +57,12 @@ class TrafficContext:
         if client is None:
             client = self._client = self._client_address.of(self._peer, self._headers)
         return client
+
+    @property
+    def peer_trusted(self) -> bool:
+        """Whether the peer is a proxy whose headers are believed."""
+        address = self._client_address
+        return address.trusting and self._peer is not None and address.trusts(self._peer[0])
 
     @property
     def request_id(self) -> str:

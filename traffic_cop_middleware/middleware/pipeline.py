@@ -15,11 +15,16 @@ from traffic_cop_middleware.errors import OrderError
 
 log = logging.getLogger("traffic_cop")
 
-ORDER = ("traffic_cop", "session", "rate_limit")
+ORDER = ("traffic_cop", "session", "rate_limit", "routing")
 """`traffic_cop` is the whole stack; the others are parts that also stand alone."""
 
-NAMES = {"traffic_cop": "TrafficCop", "session": "SessionMiddleware", "rate_limit": "RateLimitMiddleware"}
-SETTINGS = {"session": "session_secret=…", "rate_limit": "limits=…"}
+NAMES = {
+    "traffic_cop": "TrafficCop",
+    "session": "SessionMiddleware",
+    "rate_limit": "RateLimitMiddleware",
+    "routing": "RoutingMiddleware",
+}
+SETTINGS = {"session": "session_secret=…", "rate_limit": "limits=…", "routing": "proxy_routes=…"}
 
 
 def middlewares_inside(app: Any) -> Iterator[type]:

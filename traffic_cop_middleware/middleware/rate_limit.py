@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import NOTHING, Decision
 from traffic_cop_middleware.abstractions.request_session import RequestSession
+from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
+from traffic_cop_middleware.middleware.gateway_matches import GatewayMatches, candidates_of, choose
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
 from traffic_cop_middleware.middleware.plans import Plan, Planner
 from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusal, answer_to, answer_with, refuse
@@ -69,6 +72,7 @@ class RateLimitLayer:
         parts: Parts,
         observers: Observers,
         trusting: bool,
+        gateway: Gateway,
     ) -> None:
         self.app = app
         self._on_refusal = settings.on_refusal
@@ -77,16 +81,46 @@ class RateLimitLayer:
         self._parts = parts
         self._observers = observers
         self._trusting = trusting
+        self._gateway = gateway
+        self._routes = GatewayMatches()
         self._fields = _fields_by(settings)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # No coroutine of its own where nothing is awaited, and few calls: all of this is paid on every request.
         table, planner = self._table, self._planner
-        if not table.marked and not planner.limits_all:
+        if not table.marked and not planner.limits_all and not self._gateway.limited:
             send = self._watching_for_marks(scope, send)
             return self._settled(scope, receive, send) if self._unsettled(scope) else self.app(scope, receive, send)
         context: TrafficContext = scope[KEY]
+        if self._gateway.table and (candidates := candidates_of(self._gateway, scope)):
+            return self._along_route(scope, receive, send, context, candidates)
         matched = context.route = table.find(scope)
+        return self._limit(scope, receive, send, context, matched)
+
+    async def _along_route(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        context: TrafficContext,
+        candidates: Sequence[GatewayRoute],
+    ) -> None:
+        """Decide the gateway route, and take its limits; where one asks for the session's record, wait for that."""
+        session = context.session
+        if candidates[0].session and session is not None and session.unsettled:
+            await session.settle()
+        route = choose(candidates, session)
+        context.gateway_routes = () if route is None else (route,)
+        matched = self._routes.matched(route) if route is not None else None
+        if matched is None:
+            matched = self._table.find(scope)
+        context.route = matched
+        await self._limit(scope, receive, send, context, matched)
+
+    def _limit(
+        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, matched: Matched
+    ) -> Awaitable[None]:
+        table, planner = self._table, self._planner
         method = scope.get("method", "GET")
         plan: Plan | None = matched.plans.get(method) if planner.plain else None
         if plan is None:

@@ -1,0 +1,157 @@
+"""Where a gateway route leads: upstreams, a redirect, a fixed response, an ASGI app, or the app that is wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream, upstream_from
+from traffic_cop_middleware.contracts.transport import Field
+from traffic_cop_middleware.errors import ConfigurationError
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_BODY = 32 * 1024
+
+
+class TheApp:
+    """The app that the gateway stands before."""
+
+    def __repr__(self) -> str:
+        return "THE_APP"
+
+
+THE_APP: Final = TheApp()
+"""As `to=`: requests that match go to the wrapped app, past routes of less precedence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """A redirect to `url`, to which `keep_path` adds the request's path and query (less the route's `strip_prefix`).
+
+    Raises:
+        ConfigurationError: the URL or the status can't be used.
+    """
+
+    url: str
+    status: int = field(default=308, kw_only=True)
+    keep_path: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.status not in REDIRECTS:
+            raise ConfigurationError(f"Redirect(status={self.status!r}): one of {sorted(REDIRECTS)}")
+        fits = isinstance(self.url, str) and self.url.isascii() and self.url.isprintable() and " " not in self.url
+        if not fits or not self.url.startswith(("http://", "https://", "/")) or self.url.startswith("//"):
+            raise ConfigurationError(f"Redirect({self.url!r}): a URL with its scheme, or a path, percent-encoded")
+
+
+@dataclass(frozen=True, slots=True)
+class FixedResponse:
+    """The same response for every request: `FixedResponse(503, "Back at noon.", headers={"Retry-After": "3600"})`.
+
+    Raises:
+        ConfigurationError: the status, a header or the body can't be used.
+    """
+
+    status: int = 200
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    fields: tuple[Field, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.status, bool) or not isinstance(self.status, int) or not 200 <= self.status <= 599:
+            raise ConfigurationError(f"FixedResponse({self.status!r}): a status from 200 to 599")
+        if not isinstance(self.body, str) or len(self.body) > MOST_BODY:
+            raise ConfigurationError(f"FixedResponse(body=…): text of {MOST_BODY} characters at most")
+        if self.body and self.status in (204, 304):
+            raise ConfigurationError(f"FixedResponse({self.status}): this status has no body (RFC 9110, section 6.4.1)")
+        fields = header_fields("FixedResponse(headers=…)", self.headers)
+        if self.body and all(name != b"content-type" for name, _ in fields):
+            fields = ((b"content-type", b"text/plain; charset=utf-8"), *fields)
+        object.__setattr__(self, "fields", fields)
+
+
+Destination = Any
+"""A `Pool`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app."""
+
+
+def destination(to: object, where: str) -> Destination:
+    """What `to=` means: a URL, an `Upstream` or several, a `Redirect`, a `FixedResponse`, `THE_APP`, or an ASGI app.
+
+    Raises:
+        ConfigurationError: it is nothing of that kind.
+    """
+    if isinstance(to, (Pool, Redirect, FixedResponse, TheApp)):
+        return to
+    if isinstance(to, (str, Upstream)):
+        return Pool([to if isinstance(to, Upstream) else Upstream(to)])
+    if isinstance(to, Iterable):
+        each = [one if isinstance(one, Upstream) else upstream_from(one) for one in to]
+        return Pool(each)
+    if callable(to):
+        return to
+    raise ConfigurationError(
+        f"{where}: to={to!r} is no destination. Write a URL, Upstream(…) or a list of them, Redirect(…), "
+        "FixedResponse(…), THE_APP, or an ASGI app"
+    )
+
+
+def destination_record(to: Destination) -> Any:
+    """A destination as JSON.
+
+    Raises:
+        ConfigurationError: it is an ASGI app, which can't be told to other workers.
+    """
+    if isinstance(to, Pool):
+        return {"upstreams": [upstream.record() for upstream in to.upstreams]}
+    if isinstance(to, Redirect):
+        return {"redirect": to.url, "status": to.status, "keep_path": to.keep_path}
+    if isinstance(to, FixedResponse):
+        return {"status": to.status, "body": to.body, "headers": dict(to.headers)}
+    if isinstance(to, TheApp):
+        return {"app": True}
+    raise ConfigurationError(
+        f"to={to!r}: an ASGI app can't be put into a table that other workers share. Add it at start: cop.route(…)"
+    )
+
+
+def destination_from(record: object) -> Destination:
+    """The destination of a record.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(record, Mapping):
+        members = dict(record)
+        if set(members) == {"upstreams"} and isinstance(members["upstreams"], list):
+            return Pool([upstream_from(each) for each in members["upstreams"]])
+        if members == {"app": True}:
+            return THE_APP
+        if "redirect" in members and set(members) <= {"redirect", "status", "keep_path"}:
+            return Redirect(members.pop("redirect"), **members)
+        if "status" in members and set(members) <= {"status", "body", "headers"}:
+            return FixedResponse(members["status"], members.get("body", ""), headers=members.get("headers", {}))
+    raise ConfigurationError(f"a record's destination is no one that is known here: {record!r}")
+
+
+def header_fields(where: str, headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[Field, ...]:
+    """Header fields from what a user writes.
+
+    Raises:
+        ConfigurationError: a name or value can't stand in a header.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    found = []
+    try:
+        for name, value in pairs:
+            raw, text = name.lower().encode("ascii"), value.encode("latin-1")
+            if not raw or any(not 33 <= byte < 127 or byte in b'"(),/:;<=>?@[\\]{}' for byte in raw):
+                raise ConfigurationError(f"{where}: {name!r} is no header's name")
+            if any(byte < 32 and byte != 9 for byte in text) or text != text.strip():
+                raise ConfigurationError(f"{where}: the value of {name!r} has control characters or space around it")
+            found.append((raw, text))
+    except (AttributeError, TypeError, ValueError, UnicodeEncodeError) as exc:
+        if isinstance(exc, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{where}: header names and values are texts in Latin-1, not {headers!r}") from exc
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""What happens to a request on its way along a gateway route: its path, fields and limits of time and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from math import isfinite
+from typing import Any, get_args
+
+from traffic_cop_middleware.abstractions.destinations import Destination, header_fields
+from traffic_cop_middleware.abstractions.forwarding import FieldChanges, ForwardedStyle
+from traffic_cop_middleware.abstractions.gateway_routes import PARAM, GatewayRoute
+from traffic_cop_middleware.abstractions.upstreams import Pool
+from traffic_cop_middleware.contracts.transport import Deadlines
+from traffic_cop_middleware.errors import ConfigurationError
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePolicy:
+    """How requests of one route are forwarded. Checked when made.
+
+    `strip_prefix` is taken off the path ("/billing"), or `rewrite` gives it anew: "/v2/{id}/*" has the pattern's
+    parameters and its rest. Paths keep their bytes. `keep_host`: the upstream sees the client's Host; else its own.
+    `forwarded`: which of X-Forwarded-* and Forwarded say who the client is. `request_headers` and `response_headers`
+    are set, `remove_request_headers` and `remove_response_headers` taken out. `identity`: tell the upstream who is
+    logged in, in X-Traffic-User and others; "signed": also as a token. Seconds: `connect_deadline` to reach an
+    instance, `head_deadline` for the response to begin, `idle_deadline` between two pieces of a body. `max_body` and
+    `max_headers` are bytes of a request.
+
+    Raises:
+        ConfigurationError: a value can't be used.
+    """
+
+    strip_prefix: str = ""
+    rewrite: str = ""
+    keep_host: bool = True
+    forwarded: ForwardedStyle = "both"
+    request_headers: Headers = ()
+    response_headers: Headers = ()
+    remove_request_headers: Iterable[str] = ()
+    remove_response_headers: Iterable[str] = ()
+    identity: bool | str = False
+    connect_deadline: float = 5.0
+    head_deadline: float = 60.0
+    idle_deadline: float = 60.0
+    max_body: int | None = None
+    max_headers: int = 64 * 1024
+    deadlines: Deadlines = field(init=False, repr=False, compare=False)
+    request_changes: FieldChanges = field(init=False, repr=False, compare=False)
+    response_changes: FieldChanges = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("connect_deadline", "head_deadline", "idle_deadline"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
+                raise ConfigurationError(f"{name}={value!r}: seconds above 0")
+        for name, least in (("max_body", 0), ("max_headers", 1024)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name}={value!r}: bytes, {least} or more")
+        if self.forwarded not in get_args(ForwardedStyle):
+            raise ConfigurationError(f"forwarded={self.forwarded!r}: one of {', '.join(get_args(ForwardedStyle))}")
+        if self.identity not in (False, True, "signed"):
+            raise ConfigurationError(f"identity={self.identity!r}: False, True or 'signed'")
+        if not isinstance(self.keep_host, bool):
+            raise ConfigurationError(f"keep_host={self.keep_host!r}: True or False")
+        if self.strip_prefix and self.rewrite:
+            raise ConfigurationError("strip_prefix and rewrite both change the path. Write one of them")
+        if self.strip_prefix and not _is_path(self.strip_prefix):
+            raise ConfigurationError(
+                f"strip_prefix={self.strip_prefix!r}: a path such as '/billing', without a final /"
+            )
+        if self.rewrite and not (isinstance(self.rewrite, str) and self.rewrite.startswith("/")):
+            raise ConfigurationError(f"rewrite={self.rewrite!r}: a path such as '/v2/{{id}}/*'")
+        for name in ("request_headers", "response_headers"):
+            value = getattr(self, name)
+            object.__setattr__(
+                self, name, tuple((k, v) for k, v in (value.items() if isinstance(value, Mapping) else value))
+            )
+        deadlines = Deadlines(self.connect_deadline, self.head_deadline, self.idle_deadline)
+        object.__setattr__(self, "deadlines", deadlines)
+        object.__setattr__(
+            self, "request_changes", _changes("request_headers", self.request_headers, self.remove_request_headers)
+        )
+        object.__setattr__(
+            self, "response_changes", _changes("response_headers", self.response_headers, self.remove_response_headers)
+        )
+
+    def check(self, pattern: str) -> None:
+        """See that it fits a route's pattern.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        segments = pattern.split("/")
+        if self.strip_prefix:
+            stripped = self.strip_prefix.split("/")
+            if segments[: len(stripped)] != stripped:
+                raise ConfigurationError(
+                    f"strip_prefix={self.strip_prefix!r}: the pattern {pattern!r} does not begin with it"
+                )
+        if self.rewrite:
+            known = {found[1] for segment in segments if (found := PARAM.fullmatch(segment))}
+            for at, segment in enumerate(new := self.rewrite.split("/")):
+                found = PARAM.fullmatch(segment)
+                if found and found[1] not in known:
+                    raise ConfigurationError(f"rewrite={self.rewrite!r}: the pattern {pattern!r} has no {segment}")
+                if segment == "*" and (at != len(new) - 1 or segments[-1] != "*"):
+                    raise ConfigurationError(
+                        f"rewrite={self.rewrite!r}: '*' is the last segment, for a pattern that ends with '*'"
+                    )
+
+    def path(self, pattern: str, raw_path: bytes) -> bytes:
+        """The path that the upstream gets, in the bytes that came."""
+        if self.strip_prefix:
+            rest = raw_path.split(b"/", self.strip_prefix.count("/") + 1)[self.strip_prefix.count("/") + 1 :]
+            return b"/" + rest[0] if rest else b"/"
+        if not self.rewrite:
+            return raw_path
+        segments = pattern.split("/")
+        came = raw_path.split(b"/")
+        params = {found[1]: came[at] for at, segment in enumerate(segments) if (found := PARAM.fullmatch(segment))}
+        written: list[bytes] = []
+        for segment in self.rewrite.split("/"):
+            if found := PARAM.fullmatch(segment):
+                written.append(params[found[1]])
+            elif segment == "*":
+                written += came[len(segments) - 1 :]
+            else:
+                written.append(segment.encode("ascii"))
+        return b"/".join(written)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is done with a request that a route takes: `GatewayRoute.to`.
+
+    `mirror` is a pool that gets a copy of each request, and whose answers are dropped. `limits` are the limiter's.
+    """
+
+    destination: Destination
+    policy: RoutePolicy
+    mirror: Pool | None = None
+    limits: Sequence[Any] = ()
+
+
+def policy_record(policy: RoutePolicy) -> dict[str, Any]:
+    """A policy as JSON; what has its default is left out."""
+    found: dict[str, Any] = {}
+    for each in fields(policy):
+        value = getattr(policy, each.name)
+        if not each.init or (each.default is not MISSING and value == each.default):
+            continue
+        if each.name in ("request_headers", "response_headers"):
+            value = [list(pair) for pair in value]
+        elif each.name in ("remove_request_headers", "remove_response_headers"):
+            value = sorted(value)
+        found[each.name] = value
+    return found
+
+
+def action_of(route: GatewayRoute) -> Action:
+    """What is done with a request of this route."""
+    action: Action = route.to
+    return action
+
+
+def _is_path(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.startswith("/") and not text.endswith("/")
+
+
+def _changes(argument: str, headers: Headers, remove: Iterable[str]) -> FieldChanges:
+    names = [remove] if isinstance(remove, str) else list(remove)
+    removed = frozenset(name for name, _ in header_fields(f"remove_{argument}", [(name, "") for name in names]))
+    return FieldChanges(set=header_fields(argument, headers), remove=removed)

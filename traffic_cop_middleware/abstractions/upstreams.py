@@ -1,0 +1,157 @@
+"""Upstreams and pools of them: which instance gets the next request."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from traffic_cop_middleware.contracts.transport import Origin
+from traffic_cop_middleware.errors import ConfigurationError
+
+PORTS = {"http": 80, "https": 443}
+MOST_WEIGHT = 1_000_000
+MOST_UPSTREAMS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One instance of a service: `Upstream("http://billing-1:8080", weight=3)`.
+
+    The URL names scheme, host and port; a path in it is put before the path of each request. `weight` is its share of
+    the requests; 0 gets none. For https: `ca` is a file of certificates to trust in place of the system's,
+    `certificate` a file with this gateway's own certificate and key (`key` where that is another file). Checked when
+    made.
+
+    Raises:
+        ConfigurationError: the URL or a file can't be used.
+    """
+
+    url: str
+    weight: int = 1
+    ca: str | None = field(default=None, kw_only=True)
+    certificate: str | None = field(default=None, kw_only=True)
+    key: str | None = field(default=None, kw_only=True)
+    origin: Origin = field(init=False, repr=False, compare=False)
+    authority: bytes = field(init=False, repr=False, compare=False)
+    prefix: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int) or not 0 <= self.weight <= MOST_WEIGHT:
+            raise ConfigurationError(f"Upstream({self.url!r}, weight={self.weight!r}): a whole number, 0 or more")
+        scheme, host, port, path = _parts(self.url)
+        if scheme != "https" and (self.ca or self.certificate or self.key):
+            raise ConfigurationError(f"Upstream({self.url!r}): ca, certificate and key are for https://")
+        if self.key and not self.certificate:
+            raise ConfigurationError(f"Upstream({self.url!r}, key=…): it belongs to a certificate=…, which is missing")
+        tls = self._tls() if self.ca or self.certificate else None
+        shown = f"[{host}]" if ":" in host else host
+        authority = shown if port == PORTS[scheme] else f"{shown}:{port}"
+        object.__setattr__(self, "origin", Origin(scheme, host, port, tls))
+        object.__setattr__(self, "authority", authority.encode("ascii"))
+        object.__setattr__(self, "prefix", path.encode("ascii"))
+
+    @property
+    def name(self) -> str:
+        """What events call it: its URL, without anything secret, for there is nothing secret in one."""
+        return self.url
+
+    def record(self) -> dict[str, Any]:
+        """It as JSON."""
+        optional = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        found: dict[str, Any] = {"url": self.url}
+        if self.weight != 1:
+            found["weight"] = self.weight
+        return {**found, **{name: value for name, value in optional.items() if value is not None}}
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate:
+                context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigurationError(
+                f"Upstream({self.url!r}): its certificates can't be read: {exc}. ca, certificate and key are PEM files"
+            ) from exc
+        return context
+
+
+def _parts(url: object) -> tuple[str, str, int, str]:
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigurationError(f"Upstream({url!r}): a URL such as 'http://billing:8080'")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise ConfigurationError(f"Upstream({url!r}): {exc}") from exc
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ConfigurationError(f"Upstream({url!r}): a URL such as 'http://billing:8080' or 'https://…'")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("Upstream: a URL with a user or password; set an Authorization header on the route")
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"Upstream({url!r}): a URL without query and fragment")
+    return parts.scheme, parts.hostname, port or PORTS[parts.scheme], parts.path.rstrip("/")
+
+
+class Pool:
+    """Instances of one service, asked in turn by their weights.
+
+    Smooth weighted round robin, as nginx has it: each round every instance's credit grows by its weight, and the one
+    with the most pays all weights together. So weights 3 and 1 give a a b a, not a a a b. One event loop's.
+
+    Raises:
+        ConfigurationError: there is no upstream, or all weights are 0.
+    """
+
+    def __init__(self, upstreams: Iterable[Upstream]) -> None:
+        self.upstreams = tuple(upstreams)
+        self._total = sum(upstream.weight for upstream in self.upstreams)
+        if not self.upstreams or not self._total:
+            raise ConfigurationError("a pool needs at least one upstream with a weight above 0")
+        if len(self.upstreams) > MOST_UPSTREAMS:
+            raise ConfigurationError(f"a pool of {len(self.upstreams)} upstreams; {MOST_UPSTREAMS} is the most")
+        self._serving = [upstream for upstream in self.upstreams if upstream.weight]
+        self._credits = [0] * len(self._serving)
+        self._alike = len({upstream.weight for upstream in self._serving}) == 1
+        self._next = 0
+
+    def pick(self, tried: Iterable[Upstream] = ()) -> Upstream | None:
+        """The next instance that is not among the `tried` ones; `None` where all are."""
+        serving = self._serving
+        if not tried:
+            return self._pick_alike() if self._alike else self._pick_weighted(range(len(serving)))
+        left = [index for index, upstream in enumerate(serving) if upstream not in tried]
+        return self._pick_weighted(left) if left else None
+
+    def _pick_alike(self) -> Upstream:
+        index = self._next
+        self._next = index + 1 if index + 1 < len(self._serving) else 0
+        return self._serving[index]
+
+    def _pick_weighted(self, among: Iterable[int]) -> Upstream:
+        credit, serving = self._credits, self._serving
+        best, total = -1, 0
+        for index in among:
+            weight = serving[index].weight
+            credit[index] += weight
+            total += weight
+            if best < 0 or credit[index] > credit[best]:
+                best = index
+        credit[best] -= total
+        return serving[best]
+
+
+def upstream_from(record: Mapping[str, Any] | str) -> Upstream:
+    """The upstream of a record: a URL, or its members.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(record, str):
+        return Upstream(record)
+    known = ("url", "weight", "ca", "certificate", "key")
+    if not isinstance(record, Mapping) or "url" not in record or any(name not in known for name in record):
+        raise ConfigurationError(f"an upstream is a URL, or a mapping with {', '.join(known)}; not {record!r}")
+    return Upstream(**record)

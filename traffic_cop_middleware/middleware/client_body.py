@@ -1,0 +1,90 @@
+"""The body of a request on its way through the gateway, and whether its client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.types import Receive
+
+MOST_COPIED = 64 * 1024
+"""Bytes of a body that are kept for a mirror; requests with more are not mirrored."""
+
+
+class ClientGone(Exception):
+    """The client left before its request had come whole."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body is over the route's limit."""
+
+
+class ClientBody:
+    """Reads what the client sends, and ends the exchange when it leaves.
+
+    Only one may call `receive` at a time: while the body comes that is who sends it on, and then a task that waits for
+    the disconnect, which cancels the task that made this. So an upstream's work for a client that is gone ends at once.
+    """
+
+    def __init__(self, receive: Receive, *, expected: bool, most: int | None) -> None:
+        self._receive = receive
+        self._most = most
+        self._size = 0
+        self._exchange: asyncio.Task[Any] | None = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self.ended = not expected
+        """Whether all of it has come."""
+        self.gone = False
+        """Whether the client has left."""
+        self.too_large = False
+        self.copied: list[bytes] | None = None
+        """What came so far, where a copy is asked for; `None` once that is too much."""
+        if not expected:
+            self._watch()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; the next piece is asked for when the one before was taken.
+
+        Raises:
+            ClientGone, BodyTooLarge: see there.
+        """
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._leave()
+                raise ClientGone
+            body: bytes = message.get("body", b"")
+            self._size += len(body)
+            if self._most is not None and self._size > self._most:
+                self.too_large = True
+                raise BodyTooLarge
+            if self.copied is not None:
+                self.copied.append(body)
+                if self._size > MOST_COPIED:
+                    self.copied = None
+            if body:
+                yield body
+            if not message.get("more_body", False):
+                break
+        self.ended = True
+        self._watch()
+
+    def close(self) -> None:
+        """The exchange is over."""
+        self._exchange = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _watch(self) -> None:
+        self._watcher = asyncio.create_task(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        self.gone = True
+        if self._exchange is not None:
+            self._exchange.cancel()

@@ -1,0 +1,253 @@
+"""One HTTP request through the gateway: to an instance, and its response back, both as streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+
+from starlette.types import Receive, Scope, Send
+
+from traffic_cop_middleware.abstractions.forwarding import (
+    Client,
+    MalformedRequest,
+    request_fields,
+    response_fields,
+)
+from traffic_cop_middleware.abstractions.route_policies import RoutePolicy
+from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream
+from traffic_cop_middleware.contracts.transport import Field, Incoming, Outgoing, Transport
+from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from traffic_cop_middleware.middleware.client_body import ClientBody
+from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
+
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that may be asked again where the connection turned out to be closed (RFC 9110, section 9.2.1)."""
+BODYLESS = frozenset({204, 304})
+
+BAD_GATEWAY = answer_with(
+    Refusal(502, (), "", 0, "The service behind this route did not answer as it should."), title="Bad Gateway"
+)
+UNREACHABLE = answer_with(
+    Refusal(503, (), "", 1, "No instance of the service behind this route can be reached. Try again in 1 second.")
+)
+TOO_LATE = answer_with(
+    Refusal(504, (), "", 0, "The service behind this route did not answer in time."), title="Gateway Timeout"
+)
+TOO_LARGE = answer_with(
+    Refusal(413, (), "", 0, "The request's body is larger than this route takes."), title="Content Too Large"
+)
+FIELDS_TOO_LARGE = answer_with(
+    Refusal(431, (), "", 0, "The request's header fields are larger than this route takes."),
+    title="Request Header Fields Too Large",
+)
+NO_TRACE = answer_with(
+    Refusal(405, (), "", 0, "TRACE is not forwarded."), title="Method Not Allowed", fields=[(b"allow", b"GET, HEAD")]
+)
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarding:
+    """One request that is to be forwarded: by which route, to where, and what the gateway says with it."""
+
+    route: str
+    pattern: str
+    policy: RoutePolicy
+    pool: Pool
+    client: Client
+    own: Sequence[Field]
+    mirror: Pool | None = None
+
+
+MOST_MIRRORING = 100
+"""Copies that are under way at once; what is above is not mirrored."""
+
+
+async def _pieces(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+class Exchange:
+    """Forwards requests. `emit` hears of every request and of every attempt that failed.
+
+    `transport` gives the running event loop's.
+    """
+
+    def __init__(self, transport: Callable[[], Transport], emit: Emit) -> None:
+        self._transport = transport
+        self._emit = emit
+        self._mirroring: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+
+    async def run(self, scope: Scope, receive: Receive, send: Send, forwarding: Forwarding) -> None:
+        """Answer a request by an upstream."""
+        policy = forwarding.policy
+        refused = refusal_of(scope, policy)
+        if refused is not None:
+            await refuse(scope, receive, send, answer=refused, fields=(), on_refusal=None)
+            return
+        body = ClientBody(receive, expected=has_body(scope), most=policy.max_body)
+        if forwarding.mirror is not None:
+            body.copied = []
+        start = monotonic()
+        told: dict[str, Any] = {"route": forwarding.route, "upstream": None, "attempts": 0, "status": None}
+        incoming: Incoming | None = None
+        try:
+            found = await self._ask(scope, forwarding, body, told)
+            if isinstance(found, Answer):
+                told["status"] = found.refusal.status
+                await refuse(scope, receive, send, answer=found, fields=(), on_refusal=None)
+                return
+            incoming = found
+            told["status"] = incoming.status
+            await self._pass_back(scope, send, incoming, policy)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not body.gone or (task is not None and task.uncancel() > 0):
+                raise
+            told["gone"] = True
+        except UpstreamError as exc:  # the response has begun: breaking it is all that is left
+            told["error"] = type(exc).__name__
+            raise
+        finally:
+            body.close()
+            if incoming is not None:
+                incoming.close()
+            told["seconds"] = monotonic() - start
+            self._emit("route.forwarded", told)
+        if forwarding.mirror is not None and body.ended and body.copied is not None and incoming is not None:
+            self._mirror(scope, forwarding, forwarding.mirror, body.copied)
+
+    def _mirror(self, scope: Scope, forwarding: Forwarding, pool: Pool, copied: Sequence[bytes]) -> None:
+        """Send a copy on, now that the client has its answer; nobody waits for what comes back."""
+        upstream = pool.pick()
+        if upstream is None or len(self._mirroring) >= MOST_MIRRORING:
+            self._emit("route.not_mirrored", {"route": forwarding.route})
+            return
+        copy = outgoing(scope, replace(forwarding, pool=pool), upstream, None)
+        if copied:
+            copy = copy._replace(body=_pieces(copied))
+        task = asyncio.create_task(self._drop_answer(upstream, copy, forwarding))
+        self._mirroring.add(task)
+        task.add_done_callback(self._mirroring.discard)
+
+    async def _drop_answer(self, upstream: Upstream, copy: Outgoing, forwarding: Forwarding) -> None:
+        told: dict[str, Any] = {"route": forwarding.route, "upstream": upstream.name, "status": None}
+        incoming: Incoming | None = None
+        try:
+            incoming = await self._transport().send(upstream.origin, copy, deadlines=forwarding.policy.deadlines)
+            told["status"] = incoming.status
+            async for _ in incoming.chunks():
+                pass
+        except UpstreamError as exc:
+            told["error"] = type(exc).__name__
+        finally:
+            if incoming is not None:
+                incoming.close()
+        self._emit("route.mirrored", told)
+
+    async def _ask(
+        self, scope: Scope, forwarding: Forwarding, body: ClientBody, told: dict[str, Any]
+    ) -> Incoming | Answer:
+        """The response of the first instance that gives one; an answer of our own where none does."""
+        tried: list[Upstream] = []
+        repeatable = scope["method"] in REPEATABLE and body.ended
+        answer = UNREACHABLE
+        while (upstream := forwarding.pool.pick(tried)) is not None:
+            told["upstream"] = upstream.name
+            told["attempts"] += 1
+            try:
+                request = outgoing(scope, forwarding, upstream, body)
+                return await self._transport().send(upstream.origin, request, deadlines=forwarding.policy.deadlines)
+            except MalformedRequest as exc:
+                return malformed(exc)
+            except UpstreamError as exc:
+                self._emit(
+                    "upstream.failed",
+                    {"route": forwarding.route, "upstream": upstream.name, "error": type(exc).__name__},
+                )
+                if body.too_large:
+                    return TOO_LARGE
+                if isinstance(exc, UpstreamBroken) and exc.stale and repeatable:
+                    repeatable = False
+                    continue
+                if not isinstance(exc, UpstreamUnreachable):
+                    return TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY
+                tried.append(upstream)
+        return answer
+
+    @staticmethod
+    async def _pass_back(scope: Scope, send: Send, incoming: Incoming, policy: RoutePolicy) -> None:
+        fields = response_fields(incoming.fields, changes=policy.response_changes)
+        status = incoming.status
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        if scope["method"] != "HEAD" and status not in BODYLESS:
+            left = next((int(value) for name, value in fields if name == b"content-length" and value.isdigit()), -1)
+            async for chunk in incoming.chunks():
+                left -= len(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
+                if left == 0:
+                    return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def outgoing(scope: Scope, forwarding: Forwarding, upstream: Upstream, body: ClientBody | None) -> Outgoing:
+    """A request as an instance gets it.
+
+    Raises:
+        MalformedRequest: it can be read in two ways, or holds what can't be forwarded.
+    """
+    policy = forwarding.policy
+    fields = request_fields(
+        scope.get("headers", ()),
+        client=forwarding.client,
+        host=forwarding.client.host if policy.keep_host and forwarding.client.host else upstream.authority,
+        http_version=scope.get("http_version", "1.1"),
+        style=policy.forwarded,
+        own=forwarding.own,
+        changes=policy.request_changes,
+    )
+    target = upstream.prefix + policy.path(forwarding.pattern, raw_path_of(scope))
+    query = scope.get("query_string", b"")
+    streamed = body.chunks() if body is not None and not body.ended else None
+    return Outgoing(scope.get("method", "GET"), target + b"?" + query if query else target, fields, streamed)
+
+
+def raw_path_of(scope: Scope) -> bytes:
+    """The path as it came; where a server does not tell, as it must have been."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw is not None:
+        return raw.partition(b"?")[0]
+    return quote(scope["path"], safe="/!$&'()*+,;=:@-._~").encode("ascii")
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether a body follows, by its framing (RFC 9112, section 6.3); HTTP/2 needs none, so it may always."""
+    named = False
+    for name, value in scope.get("headers", ()):
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            return True
+        named = named or name == b"content-length"
+    return not named and scope.get("http_version", "1.1") not in ("1.0", "1.1") and scope["method"] not in REPEATABLE
+
+
+def refusal_of(scope: Scope, policy: RoutePolicy) -> Answer | None:
+    """What a request is answered that is not forwarded at all."""
+    if scope["method"] == "TRACE":
+        return NO_TRACE
+    size = 0
+    for name, value in scope.get("headers", ()):
+        size += len(name) + len(value) + 4
+        too_long = policy.max_body is not None and name == b"content-length" and value.isdigit()
+        if too_long and int(value[:20]) > (policy.max_body or 0):
+            return TOO_LARGE
+    return FIELDS_TOO_LARGE if size > policy.max_headers else None
+
+
+def malformed(exc: MalformedRequest) -> Answer:
+    return answer_with(Refusal(400, (), "", 0, f"The request can't be forwarded: {exc}."), title="Bad Request")

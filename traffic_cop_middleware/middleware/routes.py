@@ -1,0 +1,87 @@
+"""`route(…)`: a gateway route as a user writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict, Unpack
+
+from traffic_cop_middleware.abstractions.destinations import destination
+from traffic_cop_middleware.abstractions.forwarding import ForwardedStyle
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, Scalar, gateway_route
+from traffic_cop_middleware.abstractions.route_policies import Action, Headers, RoutePolicy
+from traffic_cop_middleware.abstractions.upstreams import Pool
+from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
+from traffic_cop_middleware.middleware.marks import Limit, limits_of
+
+Limits = str | Limit | Iterable[str | Limit] | None
+PREDICATES = ("methods", "hosts", "headers", "query", "session", "weight", "priority")
+
+
+class RouteKwargs(TypedDict, total=False):
+    """What can be set on a route, beside its pattern and destination."""
+
+    name: str
+    methods: str | Iterable[str] | None
+    hosts: str | Iterable[str]
+    headers: Mapping[str, str | bytes] | None
+    query: Mapping[str, str] | None
+    session: Mapping[str, Scalar] | None
+    weight: int
+    priority: int
+    strip_prefix: str
+    rewrite: str
+    keep_host: bool
+    forwarded: ForwardedStyle
+    request_headers: Headers
+    response_headers: Headers
+    remove_request_headers: Iterable[str]
+    remove_response_headers: Iterable[str]
+    identity: bool | str
+    connect_deadline: float
+    head_deadline: float
+    idle_deadline: float
+    max_body: int | None
+    max_headers: int
+    mirror: Any
+    limits: Limits
+
+
+def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayRoute:
+    """A gateway route: requests whose path matches `pattern` go `to` a destination.
+
+    Patterns: "/exact", "/prefix/*", "/users/{id}/orders". `to`: a URL, `Upstream(…)` or a list of them, `Redirect(…)`,
+    `FixedResponse(…)`, `THE_APP`, or an ASGI app. Which requests: `methods`, `hosts`, `headers`, `query` and `session`
+    (attributes or claims of who is logged in) narrow it; of several routes the more exact one is taken, or the one with
+    the higher `priority`; those that tie share by `weight`. How: see `RoutePolicy`; `limits` as in `TrafficCop`;
+    `mirror` names upstreams that get a copy of each request, and whose answers are dropped. `name` is what events and
+    the run-time table call it, by default the pattern.
+
+    Raises:
+        ConfigurationError: a value can't be used.
+    """
+    given: dict[str, Any] = dict(settings)
+    unknown = [name for name in given if name not in RouteKwargs.__annotations__]
+    if unknown:
+        raise UnknownSetting(f"route({pattern!r}, {unknown[0]}=…): there are {', '.join(RouteKwargs.__annotations__)}")
+    name = given.pop("name", pattern)
+    predicates = {each: given.pop(each) for each in PREDICATES if each in given}
+    where = f"route({pattern!r})"
+    mirror = given.pop("mirror", None)
+    limits = limits_of(given.pop("limits", None), "limits")
+    try:
+        policy = RoutePolicy(**given)
+        found = gateway_route(name, pattern, to=None, **predicates)
+        policy.check(found.pattern)
+        action = Action(destination(to, where), policy, _mirror(mirror), limits)
+    except ConfigurationError as exc:
+        raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
+    return gateway_route(name, pattern, to=action, **predicates)
+
+
+def _mirror(mirror: object) -> Pool | None:
+    if mirror is None:
+        return None
+    found = destination(mirror, "mirror")
+    if not isinstance(found, Pool):
+        raise ConfigurationError(f"mirror={mirror!r}: a URL, Upstream(…) or a list of them")
+    return found
