@@ -6,7 +6,8 @@ A turn is one look-up for each of 1,000 requests, drawn at random from those tha
 headers, as a browser's. In each round every row has two turns in a row, in a new random order of rows. The second is
 what the bars are for: its requests' parts of the table are in the processor's caches, as far as these hold them. "cold"
 is the first, after all other rows have had their turns. All are medians of this process's CPU per look-up in
-microseconds, the call included. "build" is the whole table, "change" one route put anew in a copied table. Starlette's router is asked the question of the row "exact", by its routes' own `matches`, and no more.
+microseconds, the call included. "build" is the whole table, "change" one route put anew in a copied table. Starlette's
+router is asked the question of the row "exact", by its routes' own `matches`, and no more.
 Ends with status 1 when a bar is missed.
 """
 

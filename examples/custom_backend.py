@@ -72,6 +72,14 @@ class SqliteBuckets:
         answers = [-wait if wait else ceil(debt * MICRO) for wait, debt in zip(waits, debts, strict=True)]
         return Taken(admitted, answers, guard_held)
 
+    def forget(self, keys: Sequence[str]) -> None:
+        link = self.connect()
+        try:
+            link.executemany("delete from buckets where key = ?", [(key,) for key in keys])
+            link.commit()
+        finally:
+            link.close()
+
     def _debt(self, link: sqlite3.Connection, take: Take, at: int) -> float:
         row = link.execute("select stamp, debt from buckets where key = ?", (take.key,)).fetchone()
         if row is None:

@@ -9,6 +9,7 @@ Three lines wrap an app::
 
 from typing import TYPE_CHECKING, Any
 
+from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.session import Session
@@ -29,6 +30,7 @@ from traffic_cop_middleware.errors import (
     KeysUnavailable,
     MissingExtra,
     OrderError,
+    RecordConflict,
     SessionNotReady,
     SessionTooLarge,
     StoreError,
@@ -62,6 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
+    "CorsPolicy",
     "THE_APP",
     "Event",
     "FixedResponse",
@@ -74,6 +77,7 @@ __all__ = [
     "MissingExtra",
     "OrderError",
     "RateLimitMiddleware",
+    "RecordConflict",
     "Redirect",
     "Refusal",
     "RoutingMiddleware",

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
@@ -18,15 +19,19 @@ from traffic_cop_middleware.abstractions.session_management import SessionManage
 from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import BackendSettings, Opened, Parts
+from traffic_cop_middleware.composition.parts import LIMITS, BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.contracts import Backend, Observer
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
 from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
+from traffic_cop_middleware.middleware.cors import CorsLayer
+from traffic_cop_middleware.middleware.cors_policies import CORS, CorsPolicies
 from traffic_cop_middleware.middleware.csrf import trusted_origins
-from traffic_cop_middleware.middleware.marks import Limit, limits_of
-from traffic_cop_middleware.middleware.plans import Planner, Subtree
+from traffic_cop_middleware.middleware.live_limits import LiveLimits
+from traffic_cop_middleware.middleware.live_routes import ROUTES, LiveRoutes
+from traffic_cop_middleware.middleware.marks import Limit, Marks, limits_of
+from traffic_cop_middleware.middleware.plans import Planner
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
 from traffic_cop_middleware.middleware.refusals import OnRefusal
 from traffic_cop_middleware.middleware.route_table import RouteTable
@@ -35,6 +40,7 @@ from traffic_cop_middleware.middleware.routing import RoutingLayer
 from traffic_cop_middleware.middleware.session_endpoints import endpoints
 from traffic_cop_middleware.middleware.sessions import SessionLayer, SessionLayerSettings
 from traffic_cop_middleware.middleware.stack import Stack
+from traffic_cop_middleware.middleware.subtrees import Subtree
 
 if TYPE_CHECKING:
     from traffic_cop_middleware.adapters.jwt import Issuer
@@ -80,6 +86,7 @@ class CopSettings(BackendKwargs, total=False):
     session_audience: str
     session_issuers: Sequence[Issuer]
     proxy_routes: Iterable[GatewayRoute]
+    cors: Mapping[str, CorsPolicy]
 
 
 class RateLimitKwargs(BackendKwargs, total=False):
@@ -157,6 +164,7 @@ class TrafficCop:
         session_issuer, session_audience: `iss` and `aud` of the tokens.
         session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
         proxy_routes: routes to other services (`route(…)`); `cop.route(…)` adds more.
+        cors: CORS policies by name, for paths of the app and for routes that name one; `cop.cors` changes them.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -164,6 +172,8 @@ class TrafficCop:
     """
 
     _sessions_may_be_outside = False
+    _kinds = frozenset({ROUTES, LIMITS, CORS})
+    """The records that this cop goes by."""
 
     def __init__(
         self,
@@ -198,6 +208,7 @@ class TrafficCop:
         session_audience: str = "traffic-cop",
         session_issuers: Sequence[Issuer] = (),
         proxy_routes: Iterable[GatewayRoute] = (),
+        cors: Mapping[str, CorsPolicy] | None = None,
         **unknown: Never,
     ) -> None:
         _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -244,6 +255,16 @@ class TrafficCop:
         self._gateway = Gateway()
         for each in proxy_routes:
             self._gateway.add(each)
+        self._live_routes = LiveRoutes(self._gateway, self._open, observers=self._observers)
+        self._live_limits = LiveLimits(self._planner, self._gateway, self._open, observers=self._observers)
+        if cors is not None and not isinstance(cors, Mapping):
+            raise ConfigurationError(f"cors={cors!r}: policies by name, {{'app': CorsPolicy(origins=[…])}}")
+        self._cors = CorsPolicies(cors or {}, self._gateway, self._open, observers=self._observers)
+        live = {
+            ROUTES: self._live_routes.live.heard,
+            LIMITS: self._live_limits.live.heard,
+            CORS: self._cors.live.heard,
+        }
         self._parts = Parts(
             BackendSettings(
                 backend=backend,
@@ -254,6 +275,7 @@ class TrafficCop:
             ),
             self._observers,
             sessions,
+            watched={kind: heard for kind, heard in live.items() if kind in self._kinds},
         )
         self._parts.also_close.append(self._gateway.close)
 
@@ -266,6 +288,10 @@ class TrafficCop:
                     "TrafficCop(session_secret=…)"
                 )
 
+    def _check_marks(self, template: str, marks: Marks) -> None:
+        self._check_keys(marks.limits, f"{template}: ")
+        self._planner.learn(template, marks.limits)
+
     @property
     def sessions(self) -> SessionAbstraction:
         """Sessions by their tokens: `await cop.sessions.verify(token)`. Inside of a request, or of the app's lifespan.
@@ -273,7 +299,7 @@ class TrafficCop:
         Raises:
             ConfigurationError: there are no sessions (`session_secret`), or nothing is open on this event loop.
         """
-        return self._open("sessions").sessions
+        return self._with_sessions("sessions").sessions
 
     @property
     def session_management(self) -> SessionManagementAbstraction:
@@ -282,11 +308,37 @@ class TrafficCop:
         Raises:
             ConfigurationError: as in `sessions`.
         """
-        return self._open("session_management").session_management
+        return self._with_sessions("session_management").session_management
 
-    def _open(self, part: str) -> Opened:
+    @property
+    def routes(self) -> LiveRoutes:
+        """Gateway routes while the app runs: `await cop.routes.put("/billing/*", to="http://billing:8080")`, `remove`,
+        `list`, `change`. Open as `sessions` is.
+        """
+        return self._live_routes
+
+    @property
+    def limits(self) -> LiveLimits:
+        """Limits while the app runs: `await cop.limits.put("search", "5/minute")`, `remove`, `list`, `show`, `reset`.
+
+        Open as `sessions` is.
+        """
+        return self._live_limits
+
+    @property
+    def cors(self) -> CorsPolicies:
+        """CORS policies while the app runs: `await cop.cors.put("app", CorsPolicy(origins=[…]))`, `remove`, `list`.
+
+        Open as `sessions` is.
+        """
+        return self._cors
+
+    def _with_sessions(self, part: str) -> Opened:
         if not self._has_sessions:
             raise ConfigurationError(f"cop.{part}: this cop has no sessions. Write TrafficCop(session_secret=…)")
+        return self._open(part)
+
+    def _open(self, part: str) -> Opened:
         opened = self._parts.current()
         if opened is None:
             raise ConfigurationError(
@@ -378,6 +430,8 @@ class TrafficCop:
             app = self._limiter(app, table)
         if self._has_sessions:
             app = SessionLayer(app, settings=self._session_layer, parts=self._parts)
+        if layer == "traffic_cop":
+            app = CorsLayer(app, policies=self._cors, observers=self._observers)
         return app
 
     def _limiter(self, app: ASGIApp, table: RouteTable) -> ASGIApp:
@@ -397,7 +451,7 @@ class TrafficCop:
         table = RouteTable(
             app,
             strict=self._settings.strict_routes,
-            check=lambda template, marks: self._check_keys(marks.limits, f"{template}: "),
+            check=self._check_marks,
         )
         Stack.__init__(
             stack,
@@ -434,6 +488,15 @@ class TrafficCopMiddleware(Stack):
 
 class _LimitsAlone(TrafficCop):
     _sessions_may_be_outside = True
+    _kinds = frozenset({LIMITS})
+
+
+class _SessionsAlone(TrafficCop):
+    _kinds: frozenset[str] = frozenset()
+
+
+class _RoutesAlone(TrafficCop):
+    _kinds = frozenset({ROUTES})
 
 
 class RateLimitMiddleware(Stack):
@@ -476,7 +539,7 @@ class SessionMiddleware(Stack):
             )
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
-        TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _SessionsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
 class RoutingMiddleware(Stack):
@@ -494,7 +557,7 @@ class RoutingMiddleware(Stack):
         _refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
-        TrafficCop(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _RoutesAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
 def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:

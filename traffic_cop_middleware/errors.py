@@ -85,6 +85,10 @@ class KeysUnavailable(TrafficCopError):
     """An issuer's keys can't be had at present, so its tokens can't be checked."""
 
 
+class RecordConflict(TrafficCopError):
+    """Records that were to be changed at one version have another one by now."""
+
+
 class UpstreamError(TrafficCopError):
     """An upstream did not answer as it should (answered 502)."""
 

@@ -606,7 +606,7 @@ async def test_kept_bills_are_bounded_over_all_routes() -> None:
     for number in range(5000):
         path, client = "/" + "ab"[number % 2], (f"198.51.{number // 250}.{number % 250}", 1)
         await send_through(app, http_scope(path, client=client))
-    assert 0 < sum(len(plan.bills) for plan in app._layers._planner._plans) <= 4096
+    assert 0 < sum(len(plan.bills) for plan in app._layers.app._planner._plans) <= 4096
 
 
 def test_marks_behind_an_app_that_shows_no_routes_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,8 @@ from traffic_cop_middleware import (
 )
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.errors import UnknownSetting
-from traffic_cop_middleware.middleware.records import limit_from, limit_record, route_from, route_record
+from traffic_cop_middleware.middleware.limit_records import limit_from, limit_record
+from traffic_cop_middleware.middleware.route_records import route_from, route_record
 
 pytestmark = pytest.mark.asyncio
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.redis_server
 
 LOAD, WRITE = store.LOAD.sha, store.WRITE.sha
 Write = list[str]
+HEARTBEATS = (b":workers", b"{records:", b":m:{records}", b":m:{limits.reset}")
 
 
 class Wire:
@@ -42,7 +43,7 @@ class Wire:
         reader.feed(data)
         names: Write = []
         while (command := reader.gets()) is not False:
-            if not any(isinstance(word, bytes) and word.endswith(b":workers") for word in command):
+            if not any(beats in word for word in command for beats in HEARTBEATS if isinstance(word, bytes)):
                 names.append((command[1] if command[0] == b"EVALSHA" else command[0]).decode())
         if names:
             self._writes.append(names)

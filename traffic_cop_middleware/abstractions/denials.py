@@ -1,13 +1,14 @@
 """What was refused and can't be granted yet, so that nobody need ask the store again.
 
-A bucket gains tokens at a fixed rate and nobody gives any back, so a refusal with a wait of `w` holds until `w` after
-the question was *sent*: for that cost and for every higher one, exactly. Timing it from the sending can only end it
-early, never late.
+A bucket gains tokens at a fixed rate and nobody gives any back (but for `forget`), so a refusal with a wait of `w`
+holds until `w` after the question was *sent*: for that cost and for every higher one, exactly. Timing it from the
+sending can only end it early, never late.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 SLACK_SECONDS = 0.001
@@ -42,6 +43,11 @@ class DenyCache:
         self._denials.move_to_end(key)
         if len(self._denials) > self._size:
             self._denials.popitem(last=False)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """These buckets were filled up."""
+        for key in keys:
+            self._denials.pop(key, None)
 
     def __bool__(self) -> bool:
         return bool(self._denials)

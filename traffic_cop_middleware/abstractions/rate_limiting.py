@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import compress
-from math import ceil
+from math import ceil, inf
 from typing import Literal, NamedTuple, cast
 
+from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.denials import DenyCache
 from traffic_cop_middleware.abstractions.policies import Policy
 from traffic_cop_middleware.contracts import MICRO, BucketStore, Guard, Take, Taken
@@ -129,6 +130,7 @@ class RateLimitAbstraction:
         self._live_workers = live_workers
         self._on_outage = on_outage
         self._denials = DenyCache() if store.shared else None
+        self._forgot = -inf
 
     def take(
         self, owed: Bill, *, guard: Guard | None = None, otherwise: Bill = NOTHING
@@ -169,9 +171,41 @@ class RateLimitAbstraction:
             return Decision(admitted, "store", otherwise, answers)
         if not admitted and self._denials is not None:
             for take, answer in zip(owed.takes, answers, strict=True):
-                if answer < 0:
+                if answer < 0 and sent > self._forgot:
                     self._denials.remember(take.key, take.cost, sent - answer / MICRO)
         return Decision(admitted, "store", owed, answers)
+
+    async def look(self, takes: Sequence[Take]) -> Sequence[int]:
+        """The debts of buckets in millionths of a token, taking nothing. One round trip.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        taken = await answered(self._store.take([take._replace(cost=0) for take in takes]))
+        return taken.answers
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Fill these buckets up. One round trip.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        await answered(self._store.forget(keys))
+        self.forgotten(keys)
+
+    def limits_changed(self) -> None:
+        """What a limit says has changed: no standing refusal holds any more."""
+        self._forgot = self._clock()
+        if self._denials is not None:
+            self._denials = DenyCache()
+
+    def forgotten(self, keys: Sequence[str]) -> None:
+        """These buckets were filled up, here or by another worker: no standing refusal holds any more."""
+        self._forgot = self._clock()
+        if self._denials is not None:
+            self._denials.forget(keys)
+        if self._local is not self._store:
+            self._local.forget(keys)
 
     def _without_store(self, owed: Bill) -> Decision | Awaitable[Decision]:
         if self._on_outage == "allow":

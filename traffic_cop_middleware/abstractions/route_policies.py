@@ -137,13 +137,15 @@ class RoutePolicy:
 class Action:
     """What is done with a request that a route takes: `GatewayRoute.to`.
 
-    `mirror` is a pool that gets a copy of each request, and whose answers are dropped. `limits` are the limiter's.
+    `mirror` is a pool that gets a copy of each request, and whose answers are dropped. `limits` are the limiter's,
+    `cors` names the CORS policy that applies in place of the path's.
     """
 
     destination: Destination
     policy: RoutePolicy
     mirror: Pool | None = None
     limits: Sequence[Any] = ()
+    cors: str | None = None
 
 
 def policy_record(policy: RoutePolicy) -> dict[str, Any]:

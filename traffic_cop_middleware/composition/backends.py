@@ -75,18 +75,19 @@ class BackendHandle:
     def __init__(
         self, url: str, *, loop: object, namespace: str, deadline: float, notify: Callable[[Event], None]
     ) -> None:
-        self._key = (loop, url, namespace, deadline)
+        self._key = (loop, url, namespace, None if url.startswith("memory:") else deadline)
+        self._deadline = deadline
         self._notify = notify
         self._unsubscribe: Callable[[], None] = lambda: None
         self._shared = self._find()
 
     def _find(self) -> Shared:
         """The one that is in use under this key, or a new one; always a new one for a plain `memory://`."""
-        _loop, url, namespace, deadline = key = self._key
+        _loop, url, namespace, _ = key = self._key
         private = url.partition("?")[0] == "memory://"
         shared = None if private else _shared.get(key)
         if shared is None:
-            shared = Shared(opener(url), url, namespace=namespace, deadline=deadline)
+            shared = Shared(opener(url), url, namespace=namespace, deadline=self._deadline)
             if not private:
                 _shared[key] = shared
         return shared

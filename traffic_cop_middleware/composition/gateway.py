@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterable
+from collections.abc import Mapping
+from importlib.util import find_spec
 
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.route_matching import GatewayTable
 from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.abstractions.upstreams import Pool
 from traffic_cop_middleware.contracts.transport import Transport
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
 
 EXTRA = "traffic-cop-middleware[proxy]"
+DRIVER = "aiohttp"
 
 
 class Gateway:
@@ -23,27 +26,39 @@ class Gateway:
 
     def __init__(self) -> None:
         self.table: GatewayTable = GatewayTable(())
-        self.limited = False
-        """Whether a route has limits of its own."""
+        self.limited: set[str] = set()
+        """The names of the routes that have limits of their own."""
         self._own: dict[str, GatewayRoute] = {}
         self._transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = weakref.WeakKeyDictionary()
-
-    def __bool__(self) -> bool:
-        return bool(self._own)
 
     def add(self, route: GatewayRoute) -> None:
         """Add a route at start.
 
         Raises:
             ConfigurationError: there is one of that name.
+            MissingExtra: it leads to an upstream, and the driver is not installed.
         """
         if not isinstance(route, GatewayRoute):
             raise ConfigurationError(f"{route!r} is no route: write route('/billing/*', to='http://billing:8080')")
         if route.name in self._own:
             raise ConfigurationError(f"cop.route: there is a route {route.name!r} already. Give each its own name=")
+        if isinstance(action_of(route).destination, Pool) and find_spec(DRIVER) is None:
+            raise MissingExtra(f"route {route.name!r} leads to an upstream and needs a driver: pip install '{EXTRA}'")
         self._own[route.name] = route
-        self.limited = self.limited or bool(action_of(route).limits)
-        self.table = self.table.changed({route.name: route})
+        self.change({route.name: route})
+
+    def change(self, puts: Mapping[str, GatewayRoute | None]) -> None:
+        """Take over routes from records, all at once; where one is gone, the one that was added at start stands again.
+
+        Requests go by the table before or by the one after.
+        """
+        standing = {name: route or self._own.get(name) for name, route in puts.items()}
+        for name, route in standing.items():
+            if route is not None and action_of(route).limits:
+                self.limited.add(name)
+            else:
+                self.limited.discard(name)
+        self.table = self.table.changed(standing)
 
     def transport(self) -> Transport:
         """The connections of the running event loop.
@@ -64,10 +79,6 @@ class Gateway:
             transport = self._transports.pop(asyncio.get_running_loop(), None)
             if transport is not None:
                 await transport.close()
-
-    def routes(self) -> Iterable[GatewayRoute]:
-        """All routes, in no order."""
-        return self._own.values()
 
 
 def open_transport() -> Transport:

@@ -18,20 +18,28 @@ import anyio
 
 from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
-from traffic_cop_middleware.abstractions.json_texts import dumps
+from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.messaging import Heard, MessagingAbstraction
 from traffic_cop_middleware.abstractions.rate_limiting import OUTAGE_POLICIES, OnOutage, RateLimitAbstraction
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.sessions import TOPIC, SessionAbstraction
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
-from traffic_cop_middleware.contracts import Backend
+from traffic_cop_middleware.contracts import Backend, Changes, Message
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
 
 CLEAN_UP_PERIOD = 60.0
 """Seconds between two looks for sessions that ran out."""
+CONVERGE_PERIOD = 1.0
+"""Seconds between two looks for records that nobody told of."""
+LIMITS = "limits"
+RESETS = "limits.reset"
+"""The topic on which a worker tells which buckets it has filled up."""
+FIRST_OPEN_PATIENCE = 0.05
+"""Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
 START_PATIENCE = 1.0
 """Seconds that a start waits for a backend before it goes on under the outage policy."""
 
@@ -96,7 +104,10 @@ class BackendSettings:
 class Opened:
     """What runs while a stack is open, on one event loop (`loop` is `None` where it does not matter which)."""
 
-    __slots__ = ("_has_sessions", "backend", "handle", "loop", "rate_limits", "session_management", "sessions")
+    __slots__ = (
+        *("_converging", "_has_sessions", "_messaging", "_unsubscribe", "backend", "handle", "loop", "rate_limits"),
+        *("session_management", "sessions"),
+    )
 
     def __init__(
         self,
@@ -107,6 +118,7 @@ class Opened:
         *,
         keys: SessionKeys | None,
         observers: Observers,
+        watched: Mapping[str, Heard],
     ) -> None:
         self.backend = backend
         self.handle = handle
@@ -127,6 +139,46 @@ class Opened:
             live_workers=lambda: backend.live_workers or settings.expected_workers,
             on_outage=settings.limits_on_outage,
         )
+        self._unsubscribe = (
+            backend.bus.subscribe(RESETS, self._filled_up) if LIMITS in watched and backend.bus else None
+        )
+        self._converging: asyncio.Task[None] | None = None
+        self._messaging: MessagingAbstraction | None = None
+        if watched and backend.records is not None:
+            self._messaging = MessagingAbstraction(backend.records, backend.bus)
+            for kind, heard in watched.items():
+                self._messaging.watch(kind, partial(self._heard_of_limits, heard) if kind == LIMITS else heard)
+
+    def records(self, part: str) -> MessagingAbstraction:
+        """The records that all workers share.
+
+        Raises:
+            ConfigurationError: the backend keeps none.
+        """
+        if self._messaging is None:
+            raise ConfigurationError(
+                f"cop.{part}: the backend {self.backend.name} keeps no records, so nothing is changed while the app "
+                "runs. Use memory:// or redis://"
+            )
+        return self._messaging
+
+    async def begin(self) -> None:
+        """Read the records, and go on doing so where other workers change them."""
+        messaging, store = self._messaging, self.backend.records
+        if messaging is None or store is None:
+            return
+        await _converge(messaging)
+        if store.shared:
+            self._converging = asyncio.get_running_loop().create_task(_keep_converging(messaging))
+
+    def _heard_of_limits(self, heard: Heard, changes: Changes) -> None:
+        heard(changes)
+        self.rate_limits.limits_changed()
+
+    def _filled_up(self, message: Message) -> None:
+        """Another worker has filled buckets up."""
+        if message.payload is not None:
+            self.rate_limits.forgotten(loads(message.payload))
 
     def _open_sessions(self, keys: SessionKeys, observers: Observers) -> None:
         backend = self.backend
@@ -151,10 +203,32 @@ class Opened:
         )
         self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
 
-    def close_sessions(self) -> None:
-        """Listen no longer to what other workers tell of sessions."""
+    async def close(self) -> None:
+        """Listen no longer to other workers, and let go of the backend."""
         if self._has_sessions:
             self.session_management.close()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._messaging is not None:
+            self._messaging.close()
+        converging, self._converging = self._converging, None
+        if converging is not None:
+            converging.cancel()
+            await asyncio.wait([converging])
+        if self.handle is not None:
+            await self.handle.close()
+
+
+async def _converge(messaging: MessagingAbstraction) -> None:
+    with contextlib.suppress(StoreError):  # the backend has told of its loss; what is known goes on
+        await messaging.converge()
+
+
+async def _keep_converging(messaging: MessagingAbstraction) -> None:
+    """Find what nobody told of: a publisher may die before it does."""
+    while True:
+        await asyncio.sleep(CONVERGE_PERIOD)
+        await _converge(messaging)
 
 
 class Parts:
@@ -167,8 +241,14 @@ class Parts:
     """
 
     def __init__(
-        self, settings: BackendSettings, observers: Observers, sessions: SessionSettings | None = None
+        self,
+        settings: BackendSettings,
+        observers: Observers,
+        sessions: SessionSettings | None = None,
+        *,
+        watched: Mapping[str, Heard] | None = None,
     ) -> None:
+        self._watched = watched or {}
         self._keys = sessions.keys() if sessions is not None else None
         self.settings = settings
         self.observers = observers
@@ -185,6 +265,11 @@ class Parts:
             self._opened(handle.backend, handle, None)
         else:
             self._per_loop = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether there are records to go by."""
+        return bool(self._watched)
 
     def _handle(self, loop: object) -> BackendHandle:
         settings = self.settings
@@ -222,6 +307,7 @@ class Parts:
             opened = self._by_loop.get(loop)
             if opened is None:
                 opened = self._by_loop[loop] = await self._open(loop, patience)
+                await opened.begin()
                 self._warn_of_several_workers(opened.backend)
             self.opened = opened
             return opened
@@ -237,7 +323,9 @@ class Parts:
         return self._opened(handle.backend, handle, loop)
 
     def _opened(self, backend: Backend, handle: BackendHandle | None, loop: object) -> Opened:
-        return Opened(self.settings, backend, handle, loop, keys=self._keys, observers=self.observers)
+        return Opened(
+            self.settings, backend, handle, loop, keys=self._keys, observers=self.observers, watched=self._watched
+        )
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` closes.
@@ -273,9 +361,7 @@ class Parts:
         if opened is self.opened:
             self.opened = None
         if opened is not None:
-            opened.close_sessions()
-            if opened.handle is not None:
-                await opened.handle.close()
+            await opened.close()
 
     def _forget_closed_loops(self) -> None:
         for loop in [

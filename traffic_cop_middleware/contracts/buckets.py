@@ -82,3 +82,13 @@ class BucketStore(Protocol):
             StoreError: the store answered with an error.
         """
         ...
+
+    def forget(self, keys: Sequence[str]) -> object:
+        """Fill these buckets up: nothing is missing of them any more. One round trip where the store is shared.
+
+        Gives something to await where it is shared. A bucket that is not there is full already.
+
+        Raises:
+            StoreUnavailable: not reached, or not within the deadline; they may or may not be full.
+        """
+        ...

@@ -41,14 +41,14 @@ class GatewayMatches:
         return matched
 
 
-def candidates_of(gateway: Gateway, scope: Scope) -> Sequence[GatewayRoute]:
-    """The gateway routes that may take a request, best first."""
+def candidates_of(gateway: Gateway, scope: Scope, *, method: str | None = None) -> Sequence[GatewayRoute]:
+    """The gateway routes that may take a request, best first; with `method` as if it had that one."""
     table = gateway.table
     if not table:
         return ()
     headers = scope.get("headers", ())
     host = next((value for name, value in headers if name == b"host"), b"")
-    method = scope.get("method", "GET")
+    method = method or scope.get("method", "GET")
     return table.find(method, host.decode("latin-1"), raw_path_of(scope), headers, scope.get("query_string", b""))
 
 

@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from traffic_cop_middleware.abstractions.subjects import digest, subject_of
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware.client_address import client_network
 
 if TYPE_CHECKING:
     from traffic_cop_middleware.abstractions.verified_tokens import Verified
@@ -70,6 +71,10 @@ class Key:
         """Whose bucket it is where nobody is logged in."""
         return f"ip:{context.client}"
 
+    def subject_named(self, value: str) -> str:
+        """The subject that people call `value`: an address, a user, a tenant, a key as it is sent."""
+        return subject_of(self.kind, value)
+
 
 class ByIp(Key):
     """The client's address; of an IPv6 client the /64 network. Behind a proxy, set `trusted_proxies`."""
@@ -83,6 +88,9 @@ class ByIp(Key):
 
     def subject(self, context: TrafficContext, scope: Scope) -> str:
         return f"ip:{context.client}"
+
+    def subject_named(self, value: str) -> str:
+        return f"ip:{client_network(value)}"
 
 
 class ByRoute(Key):
@@ -109,6 +117,9 @@ class ByEveryone(Key):
         return "all"
 
     def subject(self, context: TrafficContext, scope: Scope) -> str:
+        return "everyone:all"
+
+    def subject_named(self, value: str) -> str:
         return "everyone:all"
 
 
@@ -149,6 +160,9 @@ class ByApiKey(Key):
         if self._verify is not None:
             return self._verified(given, context, scope, self._verify)
         return f"api_key:{digest(given)}"
+
+    def subject_named(self, value: str) -> str:
+        return f"api_key:{digest(value)}" if self._verify is None else subject_of("api_key", value)
 
     async def _verified(self, given: str, context: TrafficContext, scope: Scope, verify: Verify) -> str:
         owner = verify(given)
@@ -230,6 +244,9 @@ class ByFunction(Key):
             return None
         if not isinstance(value, str):
             raise TypeError(f"key function {self.kind} returned {type(value).__name__}; it returns a string or None")
+        return self.subject_named(value)
+
+    def subject_named(self, value: str) -> str:
         return f"fn.{self.kind}:{digest(value)}"
 
 

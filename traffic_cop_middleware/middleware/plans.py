@@ -1,13 +1,14 @@
 """Which limits a request owes: worked out once per route and kept there.
 
 The stack's limits come first, then those of subtrees, then the marks on the endpoint; an exempt endpoint owes its own
-marks only. Limits of one name share a bucket and are charged once.
+marks only. Limits of one name share a bucket and are charged once. Records change a limit by its name or add one to a
+subtree (`live_limits.py`); then all plans are worked out anew.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
@@ -19,13 +20,16 @@ from starlette.types import Scope
 from traffic_cop_middleware.abstractions.policies import MOST, Policy, capacity
 from traffic_cop_middleware.abstractions.rate_limiting import NOTHING, Bill, Charge, bill
 from traffic_cop_middleware.contracts import Guard
-from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
+from traffic_cop_middleware.errors import CostTooHigh
 from traffic_cop_middleware.middleware.context import TrafficContext
 from traffic_cop_middleware.middleware.keys import Key, needs_record
+from traffic_cop_middleware.middleware.limit_records import LiveLimit
 from traffic_cop_middleware.middleware.marks import Cost, Limit
 from traffic_cop_middleware.middleware.route_table import METHODS, Matched
+from traffic_cop_middleware.middleware.subtrees import Subtree
 
 OTHER_METHOD = "_OTHER"
+EVERYWHERE = "/*"
 BILLS_KEPT = 4096
 
 
@@ -109,43 +113,18 @@ class Plan:
         return Owed(bill(charges), None, NOTHING)
 
 
-class Subtree:
-    """Limits on all paths below a prefix."""
-
-    __slots__ = ("_below", "_prefix", "limits")
-
-    def __init__(self, pattern: str, limits: tuple[Limit, ...]) -> None:
-        if (
-            not isinstance(pattern, str)
-            or not pattern.startswith("/")
-            or not pattern.endswith("/*")
-            or "*" in pattern[:-1]
-        ):
-            raise ConfigurationError(
-                f"cop.limit({pattern!r}, …): a subtree is written as its prefix and a star, as in '/admin/*'; it takes "
-                "in '/admin' and all below"
-            )
-        if not limits:
-            raise ConfigurationError(f"cop.limit({pattern!r}, …) names no limit: write one like '10/minute'")
-        self._prefix = pattern[:-2]
-        self._below = pattern[:-1]
-        self.limits = limits
-
-    @property
-    def pattern(self) -> str:
-        return self._below + "*"
-
-    def takes_in(self, path: str) -> bool:
-        return path.startswith(self._below) or path.rstrip("\n") == self._prefix
-
-
 class Planner:
     """Works out plans for one stack's limits and subtrees."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self._limits = tuple(limits)
+        self._own_subtrees: tuple[Subtree, ...] = ()
+        self._marked: dict[tuple[str, Limit], None] = {}
+        self._live: Mapping[str, LiveLimit] = {}
+        self._everywhere: tuple[Limit, ...] = ()
         self._subtrees: tuple[Subtree, ...] = ()
         self._plans: WeakSet[Plan] = WeakSet()
+        self._planned: WeakSet[Matched] = WeakSet()
         self._bills = 0
         self._methods = METHODS
         self.limits_all = bool(limits)
@@ -156,10 +135,38 @@ class Planner:
 
     def add(self, subtree: Subtree) -> None:
         """Limit a subtree from now on."""
-        self._subtrees = (*self._subtrees, subtree)
-        self.limits_all = True
-        self.plain = False
-        self._learn_methods(subtree.limits)
+        self._own_subtrees = (*self._own_subtrees, subtree)
+        self._begin_anew()
+
+    def learn(self, template: str, limits: Iterable[Limit]) -> None:
+        """Limits that are marked on a route: `standing` tells of them before the first request comes."""
+        self._marked.update(dict.fromkeys((template, each) for each in limits))
+
+    def change(self, live: Mapping[str, LiveLimit]) -> None:
+        """Go by these records from now on."""
+        self._live = live
+        self._begin_anew()
+
+    def standing(self, marked: Iterable[tuple[str, Limit]] = ()) -> Iterator[tuple[str, Limit]]:
+        """All limits as they apply, each with where: "" for every route, a subtree's pattern, a route's template.
+
+        `marked` are those of routes that `learn` did not tell of.
+        """
+        return self._sources([*self._marked, *marked], self._subtrees, exempt=False)
+
+    def _begin_anew(self) -> None:
+        added = [(live.paths, live.limit()) for live in self._live.values() if live.paths is not None]
+        self._everywhere = tuple(each for paths, each in added if paths == EVERYWHERE)
+        below = [Subtree(paths, (each,)) for paths, each in added if paths != EVERYWHERE]
+        self._subtrees = (*self._own_subtrees, *below)
+        self.limits_all = bool(self._limits or self._everywhere or self._subtrees)
+        self._learn_methods(self._everywhere)
+        self.plain = not self._subtrees
+        for subtree in self._subtrees:
+            self._learn_methods(subtree.limits)
+        for matched in self._planned:
+            matched.plans.clear()
+        self._planned.clear()
 
     def plan(self, matched: Matched, method: str, path: str) -> Plan:
         """What a request to this route owes. `path` is the one below the app's root path."""
@@ -178,6 +185,7 @@ class Planner:
         place = (method, subtrees) if subtrees else method
         plan: Plan | None = matched.plans.get(place)
         if plan is None:
+            self._planned.add(matched)
             plan = matched.plans[place] = self._work_out(matched, method, subtrees)
         return plan
 
@@ -193,18 +201,27 @@ class Planner:
         for each in limits:
             self._methods |= each.methods or frozenset()
 
+    def _sources(
+        self, marked: Iterable[tuple[str, Limit]], subtrees: Iterable[Subtree], *, exempt: bool
+    ) -> Iterator[tuple[str, Limit]]:
+        """Limits as the records have them, each with where it stands, in the order in which they are taken."""
+        found: list[tuple[str, Limit]] = []
+        if not exempt:
+            found += [("", each) for each in (*self._limits, *self._everywhere)]
+            found += [(subtree.pattern, each) for subtree in subtrees for each in subtree.limits]
+        found += marked
+        for where, each in found:
+            live = self._live.get(each.name) if each.name is not None else None
+            yield where, each if live is None or live.paths is not None else live.changed(each)
+
     def _work_out(self, matched: Matched, method: str, subtrees: Iterable[Subtree]) -> Plan:
-        sources: list[tuple[str, Limit]] = []
-        if not matched.marks.exempt:
-            sources += [("", each) for each in self._limits]
-            sources += [(f"{subtree.pattern} ", each) for subtree in subtrees for each in subtree.limits]
-        sources += [(f"{matched.template} ", each) for each in matched.marks.limits]
+        marked = [(matched.template, each) for each in matched.marks.limits]
         applied: list[Applied] = []
         seen: set[tuple[object, ...]] = set()
-        for place, each in sources:
+        for where, each in self._sources(marked, subtrees, exempt=matched.marks.exempt):
             if not _is_for(each, method):
                 continue
-            for policy in policies(each, place):
+            for policy in policies(each, f"{where} " if where else ""):
                 same = (policy.bucket, policy.burst, policy.rate, each.key, each.cost)
                 if same in seen:
                     continue

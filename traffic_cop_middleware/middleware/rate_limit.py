@@ -12,7 +12,7 @@ from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import NOTHING, Decision
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import Parts
+from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.errors import ConfigurationError, CostTooHigh
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
@@ -23,8 +23,6 @@ from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusa
 from traffic_cop_middleware.middleware.route_table import Matched, RouteTable
 
 STARTS = ("http.response.start", "websocket.accept")
-FIRST_OPEN_PATIENCE = 0.05
-"""Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class Matched:
     `plans` is room for the limiter to keep what it worked out for this route.
     """
 
-    __slots__ = ("endpoint", "marks", "plans", "template")
+    __slots__ = ("__weakref__", "endpoint", "marks", "plans", "template")
 
     def __init__(self, template: str, endpoint: object, marks: Marks) -> None:
         self.template = template

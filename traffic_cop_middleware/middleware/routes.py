@@ -44,6 +44,7 @@ class RouteKwargs(TypedDict, total=False):
     max_headers: int
     mirror: Any
     limits: Limits
+    cors: str
 
 
 def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayRoute:
@@ -53,8 +54,9 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
     `FixedResponse(…)`, `THE_APP`, or an ASGI app. Which requests: `methods`, `hosts`, `headers`, `query` and `session`
     (attributes or claims of who is logged in) narrow it; of several routes the more exact one is taken, or the one with
     the higher `priority`; those that tie share by `weight`. How: see `RoutePolicy`; `limits` as in `TrafficCop`;
-    `mirror` names upstreams that get a copy of each request, and whose answers are dropped. `name` is what events and
-    the run-time table call it, by default the pattern.
+    `mirror` names upstreams that get a copy of each request, and whose answers are dropped; `cors` names the CORS
+    policy that applies in place of the path's. `name` is what events and the run-time table call it, by default the
+    pattern.
 
     Raises:
         ConfigurationError: a value can't be used.
@@ -68,11 +70,14 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
     where = f"route({pattern!r})"
     mirror = given.pop("mirror", None)
     limits = limits_of(given.pop("limits", None), "limits")
+    cors = given.pop("cors", None)
+    if cors is not None and (not isinstance(cors, str) or not cors):
+        raise ConfigurationError(f"{where}: cors={cors!r} is the name of a CORS policy: TrafficCop(cors={{'name': …}})")
     try:
         policy = RoutePolicy(**given)
         found = gateway_route(name, pattern, to=None, **predicates)
         policy.check(found.pattern)
-        action = Action(destination(to, where), policy, _mirror(mirror), limits)
+        action = Action(destination(to, where), policy, _mirror(mirror), limits, cors)
     except ConfigurationError as exc:
         raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
     return gateway_route(name, pattern, to=action, **predicates)

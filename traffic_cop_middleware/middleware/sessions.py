@@ -15,7 +15,7 @@ from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.session import Session, csrf_token_of
 from traffic_cop_middleware.abstractions.sessions import ACCESS, COOKIE
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
-from traffic_cop_middleware.composition.parts import Parts
+from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.errors import InvalidToken, KeysUnavailable, StoreError, TooManySessions
 from traffic_cop_middleware.middleware.context import KEY
 from traffic_cop_middleware.middleware.cookies import CookieSettings
@@ -27,8 +27,6 @@ from traffic_cop_middleware.middleware.session_socket import run_socket
 
 log = logging.getLogger("traffic_cop")
 
-FIRST_OPEN_PATIENCE = 0.05
-"""Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
 
 AWAY = answer_with(Refusal(503, (), "", 1, "Your session can't be checked at present. Try again in 1 second."))
 KEYS_AWAY = answer_with(Refusal(503, (), "", 5, "The issuer of your token can't be asked for its keys at present."))

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from traffic_cop_middleware.composition.parts import Parts
+from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.middleware.client_address import ClientAddress
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.lifespan import run_lifespan
@@ -56,6 +56,8 @@ class Stack:
         if kind == "http" or kind == "websocket":  # noqa: PLR1714 - the faster of the two on every request
             if not self._checked:
                 self._check()
+            if self._parts.opened is None and self._parts.watches:
+                await self._parts.open(patience=FIRST_OPEN_PATIENCE)
             address = self._client_address
             if address.watched:
                 address.watch(scope)

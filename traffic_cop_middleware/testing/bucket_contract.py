@@ -78,6 +78,17 @@ class BucketStoreContract:
     # One bucket
 
     @pytest.mark.asyncio
+    async def test_a_forgotten_bucket_is_full_and_its_neighbour_as_it_was(self, store: BucketStore) -> None:
+        emptied, kept = taking("emptied"), taking("kept")
+        await take(store, emptied._replace(cost=3), kept._replace(cost=3))
+        forgot = store.forget([emptied.key, taking("never there").key])
+        if isinstance(forgot, Awaitable):
+            await forgot
+        assert await used(store, emptied) == 0
+        assert await used(store, kept) == 3 * MICRO
+        assert await admitted(store, emptied, times=5) == 3
+
+    @pytest.mark.asyncio
     async def test_a_full_bucket_admits_its_burst_and_refuses_the_next(self, store: BucketStore) -> None:
         request = taking("3/second", burst=3, rate=3)
         assert [(await take(store, request)).admitted for _ in range(5)] == [True, True, True, False, False]

@@ -94,6 +94,10 @@ class MemoryBuckets:
                 bucket[1] = after  # type: ignore[index]
         return Taken(admitted, answers, guard_held)
 
+    def forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._buckets.pop(key, None)
+
     def _charge(
         self, requests: Sequence[Take], found: Sequence[list[float] | None], debts: Sequence[float], at: float
     ) -> None:

@@ -114,6 +114,9 @@ class RedisBuckets:
         self._groups.append(Group(requests, guard, future))
         return future
 
+    def forget(self, keys: Sequence[str]) -> asyncio.Future[Any]:
+        return self._link.ask("DEL", *(self._prefix + key for key in keys))
+
     def _emit(self) -> None:
         groups = [group for group in self._groups if not group.future.cancelled()]
         self._groups = []

@@ -1,0 +1,169 @@
+"""Records that workers agree on: told, found untold, refused as a whole, given back to a store that lost them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from traffic_cop_middleware.abstractions.live_table import LiveTable
+from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
+from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.records import MemoryRecords
+from traffic_cop_middleware.contracts import Changes, Record
+from traffic_cop_middleware.contracts.records import MOST_CHANGED
+from traffic_cop_middleware.errors import ConfigurationError, RecordConflict
+
+pytestmark = pytest.mark.asyncio
+KIND = "things"
+
+
+class Worker:
+    """One worker: its view of the records, as numbers by name. Odd numbers can't be used."""
+
+    def __init__(self, records: MemoryRecords, bus: MemoryBus | None) -> None:
+        self.swaps: list[dict[str, int | None]] = []
+        self.events: list[tuple[str, Any]] = []
+        self.table: LiveTable[int] = LiveTable(
+            KIND,
+            parse=self._parse,
+            swap=lambda puts: self.swaps.append(dict(puts)),
+            emit=lambda kind, told: self.events.append((kind, told)),
+        )
+        self.messaging = MessagingAbstraction(records, bus)
+        self.messaging.watch(KIND, self.table.heard)
+
+    @staticmethod
+    def _parse(name: str, value: Any) -> int:
+        if value % 2:
+            raise ConfigurationError(f"{value} is odd")
+        return int(value)
+
+    @property
+    def values(self) -> dict[str, int]:
+        return dict(self.table.values)
+
+
+def store() -> MemoryRecords:
+    return MemoryRecords(clock=lambda: 1_700_000_000.0)
+
+
+async def test_what_one_publishes_all_go_by() -> None:
+    records, bus = store(), MemoryBus()
+    one, other = Worker(records, bus), Worker(records, bus)
+    await one.messaging.converge()
+    version = await one.messaging.publish(KIND, {"a": "2", "b": "4"})
+    assert one.values == other.values == {"a": 2, "b": 4}
+    assert await other.messaging.publish(KIND, {"a": None}, at=version) > version
+    assert one.values == other.values == {"b": 4}
+    assert one.messaging.version(KIND) == other.messaging.version(KIND)
+    assert one.swaps == [{}, {"a": 2, "b": 4}, {"a": None}], "each change once and in order"
+
+
+async def test_a_change_that_nobody_told_of_is_found() -> None:
+    records = store()
+    one, other = Worker(records, None), Worker(records, None)
+    await one.messaging.publish(KIND, {"a": "2"})
+    assert other.values == {}
+    await other.messaging.converge()
+    assert other.values == {"a": 2}
+    await other.messaging.converge()
+    assert len(other.swaps) == 1, "nothing new is no change"
+
+
+async def test_of_two_changes_at_one_version_the_second_is_told_so() -> None:
+    records, bus = store(), MemoryBus()
+    one = Worker(records, bus)
+    version = await one.messaging.publish(KIND, {"a": "2"})
+    await one.messaging.publish(KIND, {"a": "4"}, at=version)
+    with pytest.raises(RecordConflict, match=f"not at version {version} any more, but at {version + 1}"):
+        await one.messaging.publish(KIND, {"a": "6"}, at=version)
+    assert one.values == {"a": 4}
+
+
+async def test_a_record_that_can_not_be_used_holds_the_whole_table_until_it_is_put_right(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records, bus = store(), MemoryBus()
+    worker = Worker(records, bus)
+    await worker.messaging.publish(KIND, {"a": "2", "b": "4"})
+    await worker.messaging.publish(KIND, {"a": "3", "b": "6", "c": "8"})
+    assert worker.values == {"a": 2, "b": 4}
+    assert worker.table.refused == {"a": "3 is odd"}
+    assert worker.events == [("records.refused", {"kind": KIND, "name": "a", "reason": "3 is odd"})]
+    assert "stays as it was" in caplog.text
+    await worker.messaging.publish(KIND, {"d": "10"})
+    assert worker.values == {"a": 2, "b": 4}
+    await worker.messaging.publish(KIND, {"a": "12"})
+    assert worker.values == {"a": 12, "b": 6, "c": 8, "d": 10}
+    assert worker.table.refused == {}
+    assert worker.swaps[-1] == {"a": 12, "b": 6, "c": 8, "d": 10}, "all that waited, at once"
+
+
+async def test_a_worker_that_starts_leaves_out_what_can_not_be_used(caplog: pytest.LogCaptureFixture) -> None:
+    records = store()
+    await Worker(records, None).messaging.publish(KIND, {"a": "2", "b": "3"})
+    caplog.clear()
+    late = Worker(records, None)
+    await late.messaging.converge()
+    assert late.values == {"a": 2}
+    assert late.table.refused == {"b": "3 is odd"}
+    assert "it is left out" in caplog.text
+    await late.messaging.publish(KIND, {"b": None})
+    assert (late.values, late.table.refused) == ({"a": 2}, {})
+
+
+async def test_what_can_be_used_but_not_together_is_refused_as_a_whole() -> None:
+    def swap(puts: Any) -> None:
+        if len(table.values) > 2:
+            raise ConfigurationError("too many")
+
+    told: list[Any] = []
+    table: LiveTable[int] = LiveTable(
+        KIND, parse=lambda _, value: int(value), swap=swap, emit=lambda *e: told.append(e)
+    )
+    table.heard(Changes(1, [Record("a", 1, "1"), Record("b", 1, "2")], True))
+    table.heard(Changes(2, [Record("a", 2, "10"), Record("c", 2, "3")], False))
+    assert table.values == {"a": 1, "b": 2}
+    assert table.refused == {"a": "too many", "c": "too many"}
+    table.heard(Changes(3, [Record("b", 3, None)], False))
+    assert (table.values, table.refused) == ({"a": 10, "c": 3}, {})
+
+
+@pytest.mark.parametrize("count", [3, MOST_CHANGED + 7])
+async def test_a_store_that_lost_its_records_gets_them_back(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    records = store()
+    one, other = Worker(records, None), Worker(records, None)
+    for start in range(0, count, MOST_CHANGED):
+        values = {f"n{number}": str(2 * number) for number in range(start, min(count, start + MOST_CHANGED))}
+        await one.messaging.publish(KIND, values)
+    await other.messaging.converge()
+    records._collections.clear()
+    await one.messaging.converge()
+    await other.messaging.converge()
+    fresh = Worker(records, None)
+    await fresh.messaging.converge()
+    assert fresh.values == one.values == other.values == {f"n{number}": 2 * number for number in range(count)}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING], (
+        "one gave them back, the other found them"
+    )
+
+
+async def test_an_emptied_table_is_no_lost_one() -> None:
+    records = store()
+    one = Worker(records, None)
+    await one.messaging.publish(KIND, {"a": "2"})
+    await one.messaging.publish(KIND, {"a": None})
+    fresh = Worker(records, None)
+    await fresh.messaging.converge()
+    await one.messaging.converge()
+    assert one.values == fresh.values == {}
+
+
+async def test_one_that_closed_hears_nothing_more() -> None:
+    records, bus = store(), MemoryBus()
+    one, other = Worker(records, bus), Worker(records, bus)
+    other.messaging.close()
+    await one.messaging.publish(KIND, {"a": "2"})
+    assert other.values == {}

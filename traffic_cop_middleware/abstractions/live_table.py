@@ -1,0 +1,97 @@
+"""What the records of one kind say, checked: a whole table or none.
+
+A change is taken over only if all of it can be read: while there is a record that can't, the table stays as it was, and
+what was changed meanwhile waits. So nobody goes by half a change. A worker that starts has no table to stay with; it
+takes what can be read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from traffic_cop_middleware.abstractions.json_texts import loads
+from traffic_cop_middleware.contracts import Changes
+from traffic_cop_middleware.errors import ConfigurationError
+
+log = logging.getLogger("traffic_cop")
+
+T = TypeVar("T")
+
+Parse = Callable[[str, Any], T]
+Swap = Callable[[Mapping[str, T | None]], None]
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class LiveTable(Generic[T]):
+    """The values of a kind's records by name.
+
+    `parse` makes a value of a record's name and JSON value, and raises `ValueError` where it can't be used. `swap` is
+    told of each change that holds as a whole: what is new under a name, or `None` for what is gone; `values` are
+    changed by then. It raises `ConfigurationError` where they don't go together.
+    """
+
+    def __init__(self, kind: str, *, parse: Parse[T], swap: Swap[T], emit: Emit) -> None:
+        self.kind = kind
+        self.values: dict[str, T] = {}
+        self._parse = parse
+        self._swap = swap
+        self._emit = emit
+        self._unusable: dict[str, str] = {}
+        self._clashing: dict[str, str] = {}
+        self._waiting: dict[str, T | None] = {}
+        self._begun = False
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The records that can't be used, or not with the others, and the reason."""
+        return {**self._clashing, **self._unusable}
+
+    def heard(self, changes: Changes) -> None:
+        """Take over what has changed."""
+        before, puts = self.refused, self._waiting
+        if changes.whole:
+            self._unusable.clear()
+            puts.clear()
+            puts.update(dict.fromkeys(self.values))
+        for name, _, text in changes.records:
+            self._unusable.pop(name, None)
+            puts.pop(name, None)
+            if text is None:
+                puts[name] = None
+                continue
+            try:
+                puts[name] = self._parse(name, loads(text))
+            except (TypeError, ValueError) as exc:
+                self._unusable[name] = str(exc)
+        if not (self._unusable and self._begun):
+            self._take_over(puts)
+        for name, reason in self.refused.items():
+            if before.get(name) != reason:
+                self._tell(name, reason)
+        self._begun = True
+
+    def _take_over(self, puts: dict[str, T | None]) -> None:
+        before = {name: self.values.get(name) for name in puts}
+        self._clashing.clear()
+        self._put(puts)
+        try:
+            self._swap(puts)
+        except ConfigurationError as exc:
+            self._put(before)
+            self._clashing.update((name, str(exc)) for name, value in puts.items() if value is not None)
+            return
+        self._waiting = {}
+
+    def _put(self, puts: Mapping[str, T | None]) -> None:
+        for name, value in puts.items():
+            if value is None:
+                self.values.pop(name, None)
+            else:
+                self.values[name] = value
+
+    def _tell(self, name: str, reason: str) -> None:
+        stays = "the table stays as it was until it is put right or removed" if self._begun else "it is left out"
+        log.error("the record %r of the %s can't be used, and %s: %s", name, self.kind, stays, reason)
+        self._emit("records.refused", {"kind": self.kind, "name": name, "reason": reason})

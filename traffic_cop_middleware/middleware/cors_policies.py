@@ -1,0 +1,110 @@
+"""`cop.cors`: CORS policies, of the start and of records that all workers share, and which one a request has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.types import Scope
+
+from traffic_cop_middleware.abstractions.cors import CorsPolicy, cors_policy_from
+from traffic_cop_middleware.abstractions.cors_table import CorsTable
+from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.json_texts import dumps
+from traffic_cop_middleware.abstractions.live_table import LiveTable
+from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.composition.gateway import Gateway
+from traffic_cop_middleware.composition.parts import Opened
+from traffic_cop_middleware.middleware.exchange import raw_path_of
+from traffic_cop_middleware.middleware.gateway_matches import candidates_of
+
+log = logging.getLogger("traffic_cop")
+
+CORS = "cors"
+"""The kind of these records."""
+
+
+class CorsPolicies:
+    """CORS policies by name. A record takes the place of a policy of its name that was given at start.
+
+    Raises:
+        ConfigurationError: two policies are for one path.
+    """
+
+    def __init__(
+        self,
+        policies: Mapping[str, CorsPolicy],
+        gateway: Gateway,
+        opened: Callable[[str], Opened],
+        *,
+        observers: Observers,
+    ) -> None:
+        self._own = dict(policies)
+        self._gateway = gateway
+        self._opened = opened
+        self._missing: set[str] = set()
+        self.table = CorsTable(self._own)
+        self.active = bool(self.table)
+        """Whether there is any policy."""
+        self.live: LiveTable[CorsPolicy] = LiveTable(
+            CORS, parse=lambda _, record: cors_policy_from(record), swap=lambda _: self._swap(), emit=observers.emit
+        )
+
+    async def put(self, name: str, policy: CorsPolicy, *, at: int | None = None) -> int:
+        """Add a policy or change the one of that name, on all workers. Gives the records' new version.
+
+        With `at` they must still have that version. Three round trips.
+
+        Raises:
+            ConfigurationError: the name can't be used, or another policy is for one of its paths.
+            RecordConflict: with `at`, the records have another version.
+            StoreUnavailable: the backend is away.
+        """
+        CorsTable({**self._own, **self.live.values, name: policy})
+        return await self._opened(CORS).records(CORS).publish(CORS, {name: dumps(policy.record())}, at=at)
+
+    async def remove(self, name: str, *, at: int | None = None) -> bool:
+        """Remove the record of that name; a policy of the start stands again. Whether there was one.
+
+        Raises:
+            RecordConflict, StoreUnavailable: as in `put`.
+        """
+        messaging = self._opened(CORS).records(CORS)
+        await messaging.converge(CORS)
+        known = name in self.live.values or name in self.live.refused
+        if known:
+            await messaging.publish(CORS, {name: None}, at=at)
+        return known
+
+    async def list(self) -> Sequence[CorsPolicy]:
+        """All policies that requests go by, with their names. One round trip.
+
+        Raises:
+            StoreUnavailable: the backend is away.
+        """
+        await self._opened(CORS).records(CORS).converge(CORS)
+        return [policy for name in self.table if (policy := self.table.named(name)) is not None]
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Records that can't be used, with the reason; while there is one, the policies before it go on."""
+        return self.live.refused
+
+    def of(self, scope: Scope, method: str) -> CorsPolicy | None:
+        """The policy for a request of this method: the one that its gateway route names, else its path's.
+
+        Where session attributes decide between routes, the one that asks for none names it: a preflight has no session.
+        """
+        candidates = candidates_of(self._gateway, scope, method=method)
+        name = action_of(candidates[-1]).cors if candidates else None
+        if name is None:
+            return self.table.find(raw_path_of(scope))
+        policy = self.table.named(name)
+        if policy is None and name not in self._missing:
+            self._missing.add(name)
+            log.error("route %r names the CORS policy %r, and there is none of that name", candidates[-1].name, name)
+        return policy
+
+    def _swap(self) -> None:
+        self.table = CorsTable({**self._own, **self.live.values})
+        self.active = bool(self.table)
