@@ -278,6 +278,26 @@ def test_a_late_reply_goes_to_nobody(run: Run) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("unsent", ["cancelled", "unpackable"])
+def test_an_ask_that_is_not_sent_after_a_miss_leaves_the_next_its_deadline(run: Run, unsent: str) -> None:
+    async def scenario() -> None:
+        async with FakeRedis(lambda _: None) as server, OpenLink(server.port, deadline=0.05) as opened:
+            with pytest.raises(StoreTimeout):
+                await opened.link.ask("ECHO", "missed")
+            gone = opened.link.ask("ECHO", object() if unsent == "unpackable" else "gone")  # type: ignore[arg-type]
+            if unsent == "cancelled":
+                gone.cancel()
+            await asyncio.wait([gone])
+            await asyncio.sleep(0)
+            assert gone.cancelled() or "can't be sent" in str(gone.exception())
+            asked = opened.link.ask("ECHO", "next")
+            await poll(asked.done)
+            with pytest.raises(StoreTimeout):
+                await asked
+
+    run(scenario())
+
+
 def test_a_loop_that_stood_still_is_no_timeout(run: Run, redis_server: RedisServer) -> None:
     """A handler that blocks the loop for longer than the deadline is not Redis's doing."""
 

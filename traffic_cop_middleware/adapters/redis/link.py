@@ -172,8 +172,11 @@ class Link(asyncio.Protocol):
     # Deadlines
 
     def _keep_watch(self) -> None:
-        if self._watch is None and self._loop is not None and (self._awaiting or self._outgoing):
-            self._look_at(min(sink.expires for sink in self._sinks()))
+        """Look when the next deadline ends. Where all have failed there is none: a look at NEVER would block the next."""
+        if self._watch is None and (self._awaiting or self._outgoing):
+            due = min(sink.expires for sink in self._sinks())
+            if due != NEVER:
+                self._look_at(due)
 
     def _look_at(self, due: float) -> None:
         if self._loop is not None:
@@ -202,8 +205,7 @@ class Link(asyncio.Protocol):
             if self._misses >= MISSES_UNTIL_DOWN:
                 self._go_down(error)
                 return
-        if any(sink.expires != NEVER for sink in self._sinks()):
-            self._keep_watch()
+        self._keep_watch()
 
     # The connection
 
