@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from hypothesis import HealthCheck, settings
 from redis.exceptions import ResponseError
 
-from tests.servers import RedisServer, free_port, running_redis
+from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware.testing.fixtures import fake_clock, memory_backend, open_client
 
 __all__ = ["fake_clock", "memory_backend", "open_client"]
+
+# How long an example takes is the machine's doing: it fails no test.
+settings.register_profile("traffic-cop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("traffic-cop")
 
 
 @pytest.fixture(scope="session")
@@ -57,14 +62,13 @@ class FakeRedisHandler(TCPFakeRequestHandler):
 @pytest.fixture(scope="session")
 def fake_redis_url() -> Iterator[str]:
     """fakeredis behind a real socket: the adapter's whole path against a server that is none."""
-    port = free_port()
-    server = TcpFakeServer(("127.0.0.1", port), server_type="redis")
+    server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
     server.daemon_threads = True
     server.RequestHandlerClass = FakeRedisHandler
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"redis://127.0.0.1:{port}/0"
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
     finally:
         server.shutdown()
         server.server_close()

@@ -32,7 +32,7 @@ async def age(link: Link, namespace: str, seconds: float) -> None:
     keys = [key for key in await link.ask("KEYS", "*") if key.startswith(namespace.encode())]
     keys = [key for key in keys if not key.endswith((b":workers", b"}:tally"))]
     ending = await asyncio.gather(*(link.ask("EVAL", LUA, 1, key, round(seconds * 1000)) for key in keys))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     for key, ends in zip(keys, ending, strict=True):
         while ends and await link.ask("EXISTS", key):
             if time.monotonic() > deadline:

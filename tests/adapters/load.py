@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from tests.asgi import headers, http_scope, send_through, status
+from tests.servers import RedisServer
 from traffic_cop_middleware import TrafficCop
 from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.contracts import Event
@@ -39,7 +40,8 @@ def run_on(loop_factory: Callable[[], asyncio.AbstractEventLoop], scenario: Coro
 
     async def checked() -> None:
         await scenario
-        await asyncio.sleep(0.005)  # what was told to end gets a few ticks to do so
+        for _ in range(100):  # what was told to end gets a few ticks to do so
+            await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
 
@@ -47,12 +49,53 @@ def run_on(loop_factory: Callable[[], asyncio.AbstractEventLoop], scenario: Coro
         runner.run(checked())
 
 
-async def poll(condition: Callable[[], object], deadline: float = 5.0) -> None:
+async def poll(condition: Callable[[], object], deadline: float = 30.0, *, tick: float = 0.005) -> None:
     """Wait until `condition` holds, at most `deadline` seconds."""
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"did not come about within {deadline} s"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(tick)
+
+
+NAP, TICK = 0.002, 0.001
+
+
+def lag_of(nap: float) -> float:
+    """By how much a nap was too long. An idle loop's timers are late by up to a tick."""
+    return nap - NAP if nap > NAP + TICK else 0.0
+
+
+class Gate:
+    """Where callers stand between two requests while it is closed."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self._standing = 0
+
+    async def passed(self) -> None:
+        self._standing += 1
+        await self._open.wait()
+        self._standing -= 1
+
+    @contextlib.asynccontextmanager
+    async def closed(self, callers: int) -> AsyncIterator[None]:
+        """All of so many callers stand here, and none asks anything; at the end all go on in one tick."""
+        self._open.clear()
+        try:
+            await poll(lambda: self._standing == callers)
+            yield
+        finally:
+            self._open.set()
+
+
+async def ticks_until(condition: Callable[[], object], ticks: int = 100) -> None:
+    """Wait until `condition` holds, not a tick longer than needed."""
+    for _ in range(ticks):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"did not come about within {ticks} ticks")
 
 
 class LoopLag:
@@ -75,17 +118,13 @@ class LoopLag:
     async def _sleep(self) -> None:
         while True:
             self._lain_down = start = time.monotonic()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(NAP)
             end = time.monotonic()
-            self._naps.append((start, end, max(0.0, end - start - 0.003)))
-
-    def lately(self, seconds: float) -> float:
-        now = time.monotonic()
-        return self.between(now - seconds, now)
+            self._naps.append((start, end, lag_of(end - start)))
 
     def between(self, start: float, end: float) -> float:
         """Seconds of lag in all naps that touch the window, the one that is not over yet included."""
-        lasting = max(0.0, time.monotonic() - self._lain_down - 0.003) if self._lain_down <= end else 0.0
+        lasting = lag_of(time.monotonic() - self._lain_down) if self._lain_down <= end else 0.0
         return lasting + sum(lag for begun, ended, lag in self._naps if ended >= start and begun <= end)
 
 
@@ -171,7 +210,7 @@ class FakeRedis:
 class OpenLink:
     """A connected `Link`, its events, and its end."""
 
-    def __init__(self, port: int, *, deadline: float = 0.5, patience: float = 1.0, **options: Any) -> None:
+    def __init__(self, port: int, *, deadline: float = 10.0, patience: float = 30.0, **options: Any) -> None:
         self.events: list[Event] = []
         self._patience = patience
         self.link = Link(
@@ -204,6 +243,9 @@ def limited(cop: TrafficCop) -> Any:
     return cop.wrap(Starlette(routes=[Route("/", home)]))
 
 
+SERVED_DEADLINE = 0.2
+
+
 def served_app() -> Any:
     """For uvicorn: the app on the Redis of TEST_REDIS_URL, telling how much its loop lagged around each request."""
     lag = LoopLag()
@@ -217,14 +259,18 @@ def served_app() -> Any:
     async def here(request: Request) -> PlainTextResponse:
         source = request.scope["traffic_cop"].decision.source
         await asyncio.sleep(0.003)  # until the nap that the request fell into has ended
-        told_now = ",".join(told)
-        return PlainTextResponse("", headers={"x-source": source, "x-lag": str(lag.lately(0.3)), "x-told": told_now})
+        lagged = lag.between(request.scope["arrived"] - 0.3, time.monotonic())
+        return PlainTextResponse("", headers={"x-source": source, "x-lag": str(lagged), "x-told": ",".join(told)})
 
     app = Starlette(routes=[Route("/", here)], lifespan=lifespan)
-    cop = TrafficCop(os.environ["TEST_REDIS_URL"], limits="100000/minute")
+    cop = TrafficCop(os.environ["TEST_REDIS_URL"], limits="100000/minute", deadline=SERVED_DEADLINE)
     cop.subscribe(lambda event: told.append(event.kind) if event.kind.startswith("store.") else None)
     cop.install(app)
-    return app
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "arrived": time.monotonic()}, receive, send)
+
+    return served
 
 
 @contextlib.asynccontextmanager
@@ -262,6 +308,7 @@ class Load:
     answers: list[Answered] = field(default_factory=list)
     in_flight: int = 0
     pause: float = 0.004
+    gate: Gate = field(default_factory=Gate)
     _stopped: bool = False
 
     async def __aenter__(self) -> Self:
@@ -276,6 +323,7 @@ class Load:
 
     async def _call(self, number: int) -> None:
         while not self._stopped:
+            await self.gate.passed()
             scope = http_scope(client=(f"198.51.100.{number}", 4711))
             self.in_flight += 1
             start = time.monotonic()
@@ -287,10 +335,16 @@ class Load:
             self.answers.append(Answered(start, time.monotonic(), status(sent), headers(sent), source))
             await asyncio.sleep(self.pause)
 
+    async def all_hang_on(self, server: RedisServer) -> None:
+        """Freeze the server, and let each caller ask something that nobody answers."""
+        async with self.gate.closed(self.callers):
+            server.freeze()
+        await ticks_until(lambda: self.in_flight == self.callers)
+
     def since(self, moment: float) -> list[Answered]:
         return [answer for answer in self.answers if answer.start >= moment]
 
-    async def decided_by(self, source: str, deadline: float = 8.0) -> None:
+    async def decided_by(self, source: str, deadline: float = 30.0) -> None:
         """Wait for a decision from `source` on a request that begins after this call."""
         moment = time.monotonic()
         await poll(lambda: any(answer.source == source for answer in self.since(moment)), deadline)

@@ -15,7 +15,7 @@ from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import BucketStore
 from traffic_cop_middleware.testing import BucketStoreContract, FakeClock
 
-DEADLINE = 5.0
+DEADLINE = 30.0
 """Seconds: generous, for this suite asks what a store decides, not how fast."""
 
 

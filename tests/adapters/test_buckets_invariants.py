@@ -49,7 +49,7 @@ def on_memory() -> Decide:
 @pytest.fixture(scope="module")
 def on_redis(shared_redis: RedisServer) -> Iterator[Callable[[], Decide]]:
     """Stores on one real Redis. A call asks all of its steps in one write."""
-    backend = open_redis(shared_redis.url, namespace="invariants", deadline=10, notify=lambda event: None)
+    backend = open_redis(shared_redis.url, namespace="invariants", deadline=30, notify=lambda event: None)
     numbers = itertools.count()
 
     async def decide(steps: Sequence[Step], prefix: str) -> list[Taken]:

@@ -20,7 +20,7 @@ from traffic_cop_middleware.errors import StoreError
 from traffic_cop_middleware.testing import MessageBusContract
 from traffic_cop_middleware.testing.bus_contract import Hearing
 
-DEADLINE = 5.0
+DEADLINE = 30.0
 """Seconds: generous, for this suite asks what is told, not how fast."""
 WORKERS = 3
 

@@ -50,14 +50,14 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("traffic_cop")]
 
 
-def unconnected(url: str, *, every: float = OFTEN, deadline: float = 0.5) -> RedisBackend:
+def unconnected(url: str, *, every: float = OFTEN, deadline: float = 10.0) -> RedisBackend:
     backend = adapter.open(url, namespace=NAMESPACE, deadline=deadline, notify=lambda event: None)
     backend.bus.poll = every
     return backend
 
 
 @contextlib.asynccontextmanager
-async def worker(url: str, *, every: float = OFTEN, deadline: float = 0.5) -> AsyncIterator[RedisBackend]:
+async def worker(url: str, *, every: float = OFTEN, deadline: float = 10.0) -> AsyncIterator[RedisBackend]:
     backend = unconnected(url, every=every, deadline=deadline)
     await backend.connect()
     try:
@@ -73,14 +73,14 @@ async def subscribed(backend: RedisBackend, topic: str) -> Hearing:
     number = 0
     while (await backend.link.ask("PUBSUB", "NUMSUB", f"{NAMESPACE}:m:{{{topic}}}@0"))[1] < 1:
         number += 1
-        assert number < 1000
+        assert number < 6000
         await asyncio.sleep(0.005)
     return hearing
 
 
 async def published(backend: RedisBackend, topic: str, payload: str) -> int:
     """Publish as soon as Redis can be reached; a message of that name may have been told before."""
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + 30
     while True:
         try:
             return await backend.bus.publish(topic, payload)
@@ -101,7 +101,7 @@ async def pubsub_connections(backend: RedisBackend) -> int:
 
 
 async def until_pubsub_connections(backend: RedisBackend, number: int) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if await pubsub_connections(backend) == number:
             return
         await asyncio.sleep(0.005)
@@ -139,7 +139,7 @@ def test_the_message_after_a_lost_one_brings_both_without_the_poll(run: Run, red
 
 def test_large_messages_that_were_missed_come_in_several_pages(run: Run, redis_server: RedisServer) -> None:
     async def scenario() -> None:
-        async with worker(redis_server.url, every=NEVER, deadline=5) as backend:
+        async with worker(redis_server.url, every=NEVER, deadline=10) as backend:
             hearing = await subscribed(backend, "limits")
             payloads = [f"{number} " + "x" * 60_000 for number in range(50)]
             for payload in payloads:
@@ -291,7 +291,7 @@ def test_a_frozen_redis_delays_messages_and_loses_none(
     run: Run, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        async with worker(own_redis.url, deadline=0.1) as backend:
+        async with worker(own_redis.url, deadline=0.25) as backend:
             hearing = await subscribed(backend, "limits")
             await published(backend, "limits", "before")
             await hearing.hears("before")
@@ -423,7 +423,7 @@ def test_a_subscription_while_redis_is_away_begins_without_payload_when_it_is_ba
 
 def test_who_joins_others_while_redis_is_away_hears_what_they_hear(run: Run, own_redis: RedisServer) -> None:
     async def scenario() -> None:
-        async with worker(own_redis.url, deadline=0.1) as backend, worker(own_redis.url, deadline=5) as other:
+        async with worker(own_redis.url, deadline=0.25) as backend, worker(own_redis.url, deadline=10) as other:
             first = await subscribed(backend, "limits")
             await published(other, "limits", "one")
             await first.hears("one")
@@ -479,7 +479,7 @@ def test_who_may_not_subscribe_hears_by_the_poll_and_is_told_once(
                     await hearing.hears(*map(str, range(number + 1)))
                 await poll(lambda: said(caplog))
                 redis_server.command("ACL", "SETUSER", "deaf", "allchannels")
-                await poll(lambda: len(said(caplog)) == 2, deadline=10)
+                await poll(lambda: len(said(caplog)) == 2)
                 await published(backend, "limits", "by notification")
                 await poll(lambda: hearing.payloads[-1] == "by notification")
         finally:
@@ -590,11 +590,11 @@ from traffic_cop_middleware.adapters import redis
 
 async def main(url, namespace):
     backend = redis.open(url, namespace=namespace, deadline=5, notify=lambda event: None)
-    await backend.connect(patience=5)
+    await backend.connect(patience=30)
     heard = asyncio.Event()
     backend.bus.subscribe("to the other", lambda message: heard.set())
     await backend.bus.publish("to the first", "ready")
-    await asyncio.wait_for(heard.wait(), 10)
+    await asyncio.wait_for(heard.wait(), 60)
     for number in range(100):
         await backend.bus.publish("to the first", str(number))
     await backend.close()
@@ -605,17 +605,17 @@ asyncio.run(main(*json.loads(sys.argv[1])))
 
 def test_two_processes_hear_each_other(run: Run, redis_server: RedisServer) -> None:
     async def scenario() -> None:
-        async with worker(redis_server.url, deadline=5) as backend:
+        async with worker(redis_server.url, deadline=10) as backend:
             hearing = await subscribed(backend, "to the first")
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-W", "error", "-c", OTHER_PROCESS, json.dumps([redis_server.url, NAMESPACE])
             )
             try:
-                await poll(lambda: hearing.payloads == ["ready"], deadline=20)
+                await poll(lambda: hearing.payloads == ["ready"], deadline=60)
                 await published(backend, "to the other", "go on")
                 await hearing.hears("ready", *map(str, range(100)))
                 assert hearing.versions == list(range(1, 102))
-                assert await asyncio.wait_for(process.wait(), 10) == 0
+                assert await asyncio.wait_for(process.wait(), 60) == 0
             finally:
                 if process.returncode is None:
                     process.kill()

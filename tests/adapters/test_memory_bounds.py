@@ -16,7 +16,7 @@ from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import Take
 from traffic_cop_middleware.testing import FakeClock
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 # Memory
@@ -126,7 +126,8 @@ async def test_a_key_lives_as_long_as_its_bucket_lacks_tokens(
     left = await backend.link.ask("PTTL", "bounds:b:{s}")
     asking = (time.monotonic() - began) * 1000
     refill = cost / rate * 1000
-    assert refill - asking - 1 <= left <= refill + 2
+    gone = left == -2 and asking >= refill - 1  # a short refill may be over before we have asked
+    assert gone or max(0, refill - asking - 1) <= left <= refill + 2
 
 
 @pytest.mark.asyncio

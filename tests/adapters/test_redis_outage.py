@@ -23,14 +23,17 @@ import trio
 
 from tests.adapters.load import (
     LOOPS,
+    SERVED_DEADLINE,
     Answered,
     FakeRedis,
+    Gate,
     Load,
     LoopLag,
     limited,
     poll,
     run_on,
     started,
+    ticks_until,
 )
 from tests.asgi import http_scope, send_through, status
 from tests.servers import RedisServer, free_port
@@ -40,7 +43,8 @@ from traffic_cop_middleware.contracts import Event
 
 pytestmark = pytest.mark.redis_server
 
-DEADLINE = 0.05
+DEADLINE = SERVED_DEADLINE
+"""Seconds. Longer than the default: a Redis that the machine keeps waiting for 50 ms is no outage that a test made."""
 LOOP_TIME = 0.05
 MANY = "100000/minute"
 Policy = Literal["local", "allow", "refuse"]
@@ -50,9 +54,10 @@ POLICIES: tuple[Policy, ...] = ("local", "allow", "refuse")
 class Watched:
     """A cop on a server, its store's events and the load on it."""
 
-    def __init__(self, url: str, policy: Policy, **settings: Any) -> None:
+    def __init__(self, url: str, policy: Policy, deadline: float = DEADLINE, **settings: Any) -> None:
         self.told: list[Event] = []
-        self.cop = TrafficCop(url, **{"limits": MANY, "on_outage": policy, **settings})
+        self.deadline = deadline
+        self.cop = TrafficCop(url, **{"limits": MANY, "on_outage": policy, "deadline": deadline, **settings})
         self.cop.subscribe(lambda event: self.told.append(event) if event.kind.startswith("store.") else None)
         self.load = Load(limited(self.cop))
         self.lag = LoopLag()
@@ -71,16 +76,9 @@ class Watched:
         late = [
             answer
             for answer in self.load.answers
-            if answer.end - answer.start > DEADLINE + LOOP_TIME + self.lag.between(answer.start, answer.end)
+            if answer.end - answer.start > self.deadline + LOOP_TIME + self.lag.between(answer.start, answer.end)
         ]
         assert not late, f"{len(late)} of {len(self.load.answers)}: {max(a.end - a.start for a in late):.3f} s"
-
-    async def all_hang_on(self, server: RedisServer) -> None:
-        """Freeze the server until each caller has a request in flight that nobody answers."""
-        server.freeze()
-        while self.load.in_flight < self.load.callers:  # noqa: ASYNC110 - not a tick longer than needed
-            await asyncio.sleep(0)
-        assert self.load.in_flight == 64
 
     @property
     def kinds(self) -> list[str]:
@@ -123,11 +121,12 @@ def test_a_freeze_costs_each_request_its_deadline_at_most(
     async def scenario() -> None:
         async with watched.running() as load:
             await load.decided_by("store")
-            await watched.all_hang_on(own_redis)
+            await load.all_hang_on(own_redis)
             frozen = time.monotonic()
             await poll(lambda: watched.kinds == ["store.lost"])
             lost = time.monotonic()
             await asyncio.sleep(max(0.0, frozen + seconds - time.monotonic()))
+            await poll(lambda: len(load.since(lost)) > 500)
             thawed = time.monotonic()
             own_redis.thaw()
             await load.decided_by("store")
@@ -138,10 +137,15 @@ def test_a_freeze_costs_each_request_its_deadline_at_most(
             timed_out = [answer for answer in load.answers if answer.start < frozen < answer.end]
             assert len(timed_out) == 64
             assert all(as_declared(policy, answer) for answer in timed_out)
-            assert all(answer.end - answer.start >= DEADLINE - 0.005 for answer in timed_out)
-            assert "did not answer within 0.05 s" in watched.told[0].attributes["reason"]
-            quick = [answer.end - answer.start for answer in load.since(lost) if answer.end < thawed]
-            assert sorted(quick)[len(quick) // 2] < DEADLINE / 2, "a store that is down is not asked"
+            first = min(timed_out, key=lambda answer: answer.start)  # the others' deadlines end within the same tick
+            assert first.end - first.start >= DEADLINE - 0.005
+            assert f"did not answer within {DEADLINE} s" in watched.told[0].attributes["reason"]
+            waited = [
+                answer.end - answer.start - watched.lag.between(answer.start, answer.end)
+                for answer in load.since(lost)
+                if answer.end < thawed
+            ]
+            assert max(waited) < DEADLINE / 2, "a store that is down is not asked"
 
     run_on(LOOPS["asyncio"], scenario())
     assert changes(caplog) == ["lost", "back"]
@@ -157,11 +161,11 @@ def test_a_kill_and_a_restart_with_nothing_kept(
     async def scenario() -> None:
         async with watched.running() as load:
             await load.decided_by("store")
-            await watched.all_hang_on(own_redis)
+            await load.all_hang_on(own_redis)
             killed = time.monotonic()
             own_redis.kill()
             await poll(lambda: watched.kinds == ["store.lost"])
-            await asyncio.sleep(0.3)
+            await poll(lambda: len(load.since(killed)) > 264)  # those who hung and 200 more
             again = time.monotonic()
             await asyncio.to_thread(own_redis.start)
             await load.decided_by("store")
@@ -169,7 +173,7 @@ def test_a_kill_and_a_restart_with_nothing_kept(
             hung = [answer for answer in load.answers if answer.start < killed < answer.end]
             assert len(hung) == 64
             during = [answer for answer in load.since(killed) if answer.end < again]
-            assert len(during) > 200
+            assert len(during) >= 200
             assert all(as_declared(policy, answer) for answer in (*hung, *during))
 
     run_on(LOOPS[loop], scenario())
@@ -180,14 +184,14 @@ def test_a_kill_and_a_restart_with_nothing_kept(
 def test_a_script_flush_is_noticed_by_nobody(
     loop: str, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watched = Watched(own_redis.url, "refuse")
+    watched = Watched(own_redis.url, "refuse", deadline=10)
 
     async def scenario() -> None:
-        with socket.create_connection(("127.0.0.1", own_redis.port), 2) as operator:
+        with socket.create_connection(("127.0.0.1", own_redis.port), 10) as operator:
             async with watched.running() as load:
                 await load.decided_by("store")
                 for _ in range(5):
-                    await watched.all_hang_on(own_redis)
+                    await load.all_hang_on(own_redis)
                     operator.sendall(b"SCRIPT FLUSH SYNC\r\n")
                     own_redis.thaw()
                     assert operator.recv(64) == b"+OK\r\n"
@@ -235,8 +239,8 @@ def test_local_buckets_hold_the_share_of_the_last_count_of_workers(
 
     async def scenario() -> None:
         everyone = limit("120/hour", key=by_everyone)
-        cop = TrafficCop(own_redis.url, limits=everyone, expected_workers=expected_workers)
-        others = [adapter.open(own_redis.url, namespace="tc", deadline=1, notify=lambda _: None) for _ in range(3)]
+        cop = TrafficCop(own_redis.url, limits=everyone, expected_workers=expected_workers, deadline=10)
+        others = [adapter.open(own_redis.url, namespace="tc", deadline=10, notify=lambda _: None) for _ in range(3)]
         app = limited(cop)
         async with started(app):
             for other in others:
@@ -269,13 +273,18 @@ def test_local_buckets_refill_at_the_share_of_the_rate() -> None:
         limits = limit("80/second", key=by_everyone)
         app = limited(TrafficCop(f"redis://127.0.0.1:{free_port()}/0", limits=limits, expected_workers=8))
         async with started(app):
-            start = time.monotonic()
-            admitted = 0
-            while time.monotonic() < start + 0.5:
-                admitted += await visit(app) == "200 local"
+            start = before = time.monotonic()
+            admitted, at_least = 0, 10.0
+            while admitted < 13:
+                asked = time.monotonic()
+                at_least = min(10.0, at_least + 10 * (asked - before))
+                outcome = await visit(app)
+                before = time.monotonic()
+                if outcome == "200 local":
+                    admitted, at_least = admitted + 1, max(0.0, at_least - 1)
+                assert admitted <= 10 + 10 * (before - start)
+                assert outcome == "200 local" or at_least < 1.001, "refused with a token there"
                 await asyncio.sleep(0.002)
-            assert admitted <= 10 + 10 * (time.monotonic() - start)
-            assert admitted >= 13
 
     run_on(LOOPS["asyncio"], scenario())
 
@@ -292,8 +301,8 @@ def test_an_app_starts_without_its_redis_and_comes_to_it(
 
     async def scenario() -> None:
         start = time.monotonic()
-        async with watched.running() as load:
-            assert time.monotonic() - start < 1.5
+        async with LoopLag() as lag, watched.running() as load:
+            assert time.monotonic() - start < 1.5 + lag.between(start, time.monotonic())
             await poll(lambda: len(load.answers) > 200)
             assert all(as_declared(policy, answer) for answer in load.answers)
             await asyncio.to_thread(own_redis.start)
@@ -310,13 +319,16 @@ def test_an_app_starts_within_a_second_or_so_on_a_redis_that_is_frozen(own_redis
 
     async def scenario() -> None:
         start = time.monotonic()
-        async with started(watched.load.app) as answer:
+        async with LoopLag() as lag, started(watched.load.app) as answer:
+            took = time.monotonic() - start
             assert answer["type"] == "lifespan.startup.complete"
-            assert 0.9 < time.monotonic() - start < 1.6
+            assert 0.9 < took < 1.6 + lag.between(start, start + took)
             assert await visit(watched.load.app) == "200 local"
             own_redis.thaw()
             await poll(lambda: "store.recovered" in watched.kinds)
-            assert await visit(watched.load.app) == "200 store"
+            end = time.monotonic() + 30
+            while await visit(watched.load.app) != "200 store":
+                assert time.monotonic() < end
 
     run_on(LOOPS["asyncio"], scenario())
 
@@ -354,17 +366,25 @@ def test_a_start_that_redis_refuses_fails_with_the_reason_and_without_the_passwo
     own_redis.command("ACL", "SETUSER", "locked", "on", ">correct")
     own_redis.command("ACL", "SETUSER", "default", "resetpass", ">other")
 
-    async def scenario() -> None:
+    async def start() -> list[Any]:
         app = limited(TrafficCop(f"redis://{user}127.0.0.1:{own_redis.port}/{database}", limits=MANY))
         sent: list[Any] = []
+        incoming = iter(["lifespan.startup", "lifespan.shutdown"])
 
         async def receive() -> dict[str, str]:
-            return {"type": "lifespan.startup"}
+            return {"type": next(incoming)}
 
         async def send(message: Any) -> None:
             sent.append(message)
 
         await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+        return sent
+
+    async def scenario() -> None:
+        for _ in range(5):
+            sent = await start()
+            if sent[0]["type"] == "lifespan.startup.failed":
+                break  # or it had no answer within its patience: an outage
         assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
         message = sent[0]["message"]
         assert message.startswith(f"Traffic Cop: redis://127.0.0.1:{own_redis.port}/{database} refuses this client")
@@ -426,6 +446,7 @@ class Browser:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.gate = Gate()
         self.answers: list[Answered] = []
         self.in_flight = 0
         self.stopped = False
@@ -434,6 +455,7 @@ class Browser:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             while not self.stopped:
+                await self.gate.passed()
                 start = time.monotonic()
                 self.in_flight += 1
                 writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
@@ -482,29 +504,33 @@ def test_a_served_app_under_a_freeze_of_five_seconds_and_a_kill(own_redis: Redis
         def decided_by(source: str, moment: float) -> bool:
             return any(answer.start > moment and answer.source == source for answer in browser.answers)
 
+        async def all_hang() -> None:
+            async with browser.gate.closed(64):
+                own_redis.freeze()
+            await ticks_until(lambda: browser.in_flight == 64)
+
         await poll(lambda: decided_by("store", 0))
-        own_redis.freeze()
+        await all_hang()
         frozen = time.monotonic()
-        await poll(lambda: browser.in_flight == 64, 1)
         await asyncio.sleep(5)
+        await poll(lambda: sum(answer.start > frozen for answer in browser.answers) > 500)
         thawed = time.monotonic()
         own_redis.thaw()
         await poll(lambda: decided_by("store", thawed))
         during = [answer for answer in browser.answers if answer.start > frozen and answer.end < thawed]
         assert len(during) > 500
         assert {answer.source for answer in during} == {"local"}
-        own_redis.freeze()
-        await poll(lambda: browser.in_flight == 64, 1)
+        await all_hang()
         own_redis.kill()
         killed = time.monotonic()
         await poll(lambda: decided_by("local", killed))
         await asyncio.to_thread(own_redis.start)
         started_again = time.monotonic()
         await poll(lambda: decided_by("store", started_again))
-        assert told() == "store.lost,store.recovered,store.lost,store.recovered"
+        await poll(lambda: told() == "store.lost,store.recovered,store.lost,store.recovered")
 
     async def scenario() -> None:
-        await poll(lambda: accepts(port), 15)
+        await poll(lambda: accepts(port) or server.poll() is not None, 60)
         browser = Browser(port)
         async with LoopLag() as lag:
             callers = [asyncio.create_task(browser.run()) for _ in range(64)]
@@ -527,7 +553,7 @@ def test_a_served_app_under_a_freeze_of_five_seconds_and_a_kill(own_redis: Redis
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            server.wait(10)
+            server.wait(60)
         finally:
             server.kill()
             server.wait()

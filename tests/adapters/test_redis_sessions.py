@@ -18,7 +18,7 @@ from traffic_cop_middleware.adapters.redis.replies import Arguments, Sink
 from traffic_cop_middleware.contracts import Created, Guard, SessionKey, SessionStore, Take
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 KEY = SessionKey("user:alice", "a1")
 MOVED = SessionKey("user:alice", "b1")
 
@@ -133,11 +133,17 @@ async def test_a_tags_keys_share_a_slot_and_no_script_touches_two(wire: Wire) ->
 
 @pytest.mark.asyncio
 async def test_the_servers_clock_ends_a_session_and_nothing_stays_of_it(wire: Wire) -> None:
+    used = began = time.monotonic()
     generation = (await wire.create(idle=0.2, lifetime=0.4)).generation
-    started = time.monotonic()
-    while await wire.store.merge(KEY, {"k": "2"}, generation=generation, idle=0.2, most=99) is not None:
-        assert time.monotonic() < started + DEADLINE
-    assert time.monotonic() - started > 0.3
+    latest = time.monotonic() + 0.4
+    while True:
+        asking = time.monotonic()
+        if await wire.store.merge(KEY, {"k": "2"}, generation=generation, idle=0.2, most=99) is None:
+            break
+        assert asking < latest + 0.05, "it outlived its lifetime"
+        used = asking
+    over = time.monotonic()
+    assert over - began > 0.39 or over - used > 0.19, "neither its lifetime nor an idle period was over"
     assert await wire.store.load(KEY, generation=generation) is None
 
     async def told() -> bool:
@@ -152,11 +158,11 @@ async def test_the_servers_clock_ends_a_session_and_nothing_stays_of_it(wire: Wi
 
 @pytest.mark.asyncio
 async def test_an_idle_session_ends_on_the_servers_clock(wire: Wire) -> None:
-    generation = (await wire.create(idle=0.15)).generation
     started = time.monotonic()
+    generation = (await wire.create(idle=0.15)).generation
     while await wire.store.load(KEY, generation=generation) is not None:
         assert time.monotonic() < started + DEADLINE
-    assert time.monotonic() - started > 0.1
+    assert time.monotonic() - started > 0.14
 
 
 @pytest.mark.asyncio

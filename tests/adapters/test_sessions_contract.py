@@ -17,7 +17,7 @@ from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import SessionStore
 from traffic_cop_middleware.testing import FakeClock, SessionStoreContract
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 """Seconds: generous, for this suite asks what a store decides, not how fast."""
 
 

@@ -342,7 +342,7 @@ def on_memory() -> Subject:
 def on_redis(shared_redis: RedisServer) -> Iterator[Callable[[], Subject]]:
     """Stores on one real Redis, each with a namespace of its own, that is, emptied."""
     namespace = "session-invariants"
-    backend = open_redis(shared_redis.url, namespace=namespace, deadline=10, notify=lambda event: None)
+    backend = open_redis(shared_redis.url, namespace=namespace, deadline=30, notify=lambda event: None)
 
     async def answered(call: Call, generations: list[int]) -> Any:
         return await call(backend.sessions, generations)

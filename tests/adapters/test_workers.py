@@ -22,7 +22,7 @@ from traffic_cop_middleware.adapters.redis import RedisBackend
 from traffic_cop_middleware.contracts import MICRO, Guard, Take, Taken
 from traffic_cop_middleware.errors import StoreError
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 SLOW = 1e-9
 """Tokens per second of a bucket that gains nothing while a test runs."""
 

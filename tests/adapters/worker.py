@@ -14,7 +14,7 @@ import time
 from traffic_cop_middleware.adapters import redis
 from traffic_cop_middleware.contracts import Take
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def say(word: object) -> None:

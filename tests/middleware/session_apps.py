@@ -315,7 +315,7 @@ async def at_once(*asked: Awaitable[Any]) -> list[Any]:
     return [found[number] for number in range(len(asked))]
 
 
-def until(condition: Callable[[], object], deadline: float = 5.0) -> None:
+def until(condition: Callable[[], object], deadline: float = 30.0) -> None:
     """Wait until `condition` holds, at most `deadline` seconds."""
     end = time.monotonic() + deadline
     while not condition():

@@ -75,7 +75,7 @@ def open_stage(place: Place) -> Iterator[Open]:
     with ExitStack() as opened:
 
         def open_one(**settings: Any) -> Stage:
-            stage = Stage(settings.pop("backend", place.backend), **{"deadline": 2, **settings})
+            stage = Stage(settings.pop("backend", place.backend), **{"deadline": 10, **settings})
             stage.client = opened.enter_context(TestClient(stage.app, base_url="https://testserver"))
             place.stages.append(stage)
             return stage
@@ -95,7 +95,7 @@ def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         url = "memory://"
         if request.param == "redis":
             url = opened.enter_context(running_redis(tmp_path_factory.mktemp("redis"))).url
-        stage = Stage(url, deadline=2)
+        stage = Stage(url, deadline=10)
         stage.client = opened.enter_context(TestClient(stage.app, base_url="https://testserver"))
         yield stage
 
@@ -142,23 +142,23 @@ HEADERS: dict[str, dict[str, Any]] = {
     "typ null": {"typ": None},
     "typ list": {"typ": ["at+jwt", "session+jwt", "rt+jwt"]},
 }
-NOW = int(time.time())
+NOW = int(time.time())  # of the import: the tests may run many minutes later
 CLAIMS: dict[str, dict[str, Any]] = {
     "exp past": {"iat": NOW - 600, "exp": NOW - 300},
     "exp missing": {"exp": GONE},
     "exp null": {"exp": None},
-    "exp list": {"exp": [NOW + 600]},
-    "exp string": {"exp": str(NOW + 600)},
-    "exp float": {"exp": NOW + 600.5},
+    "exp list": {"exp": [NOW + 3600]},
+    "exp string": {"exp": str(NOW + 3600)},
+    "exp float": {"exp": NOW + 3600.5},
     "exp true": {"exp": True},
     "exp NaN": {"exp": float("nan")},
     "exp 10^30": {"exp": 10**30},
     "exp 4000 digits": {"exp": int("9" * 2000)},
     "exp beyond the lifetime": {"exp": NOW + 366 * 86_400},
     "exp before iat": {"iat": NOW, "exp": NOW - 1},
-    "nbf in the future": {"nbf": NOW + 300},
+    "nbf in the future": {"nbf": NOW + 3600},
     "nbf string": {"nbf": "0"},
-    "iat in the future": {"iat": NOW + 300, "exp": NOW + 900},
+    "iat in the future": {"iat": NOW + 3600, "exp": NOW + 7200},
     "iat 0": {"iat": 0},
     "iat missing": {"iat": GONE},
     "iat list": {"iat": [NOW]},
@@ -1301,7 +1301,7 @@ def record_of(place: Place) -> bytes:
 @pytest.fixture
 def redis_stage(redis_server: RedisServer) -> Iterator[tuple[Stage, Place]]:
     place = Place(redis_server.url, None, redis_server)
-    stage = Stage(place.backend, deadline=2)
+    stage = Stage(place.backend, deadline=10)
     with TestClient(stage.app, base_url="https://testserver") as client:
         stage.client = client
         yield stage, place
@@ -1482,7 +1482,7 @@ def test_cookie_and_bearer_of_two_users_open_no_socket(stage: Stage) -> None:
         pass
 
 
-def closed_code(socket: Any, deadline: float = 5.0) -> int:
+def closed_code(socket: Any, deadline: float = 30.0) -> int:
     """The code that a socket is closed with, within the deadline."""
     found: list[Any] = []
 
@@ -1555,13 +1555,13 @@ def test_a_socket_whose_session_ends_during_the_handshake_is_closed(way: str, pl
         except WebSocketDisconnect:
             return
 
-    stage = Stage(place.backend, deadline=2, routes=[WebSocketRoute("/handshake", slow_handshake)])
+    stage = Stage(place.backend, deadline=10, routes=[WebSocketRoute("/handshake", slow_handshake)])
     with TestClient(stage.app, base_url="https://testserver") as client:
         stage.client = client
         alice = stage.login("alice")
         try:
             with client.websocket_connect("/handshake", headers=socket_headers(**alice.by(way))) as socket:
-                assert closed_code(socket, 1) == 1008
+                assert closed_code(socket) == 1008
         except WebSocketDisconnect:  # closed before it was accepted: as good
             return
 
@@ -1577,12 +1577,11 @@ def test_a_public_socket_is_not_closed_because_it_began_with_a_dead_token(
         assert socket.receive_json() == {"subject": None}
         looks = 0
         end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        while looks < 6 or time.monotonic() < end:
             socket.send_text("hello")
             assert socket.receive_text() == "hello"
             looks += 1
             time.sleep(0.01)
-        assert looks > 5
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -1603,9 +1602,9 @@ def test_a_socket_whose_session_ran_out_is_closed(
 
 def test_sync_endpoints_in_threads_each_have_their_own_session(place: Place) -> None:
     app = FastAPI()
-    cop = TrafficCop(place.backend, session_secret=SECRET, deadline=2)
+    cop = TrafficCop(place.backend, session_secret=SECRET, deadline=10)
     cop.install(app)
-    together = threading.Barrier(8, timeout=5)
+    together = threading.Barrier(8, timeout=30)
 
     @app.post("/keep")
     def keep(request: Request, who: str) -> dict[str, Any]:
@@ -1629,6 +1628,6 @@ def test_sync_endpoints_in_threads_each_have_their_own_session(place: Place) -> 
         threads = [threading.Thread(target=visit, args=(number,), daemon=True) for number in range(8)]
         for thread in threads:
             thread.start()
-        until(lambda: len(results) == 8, 10)
+        until(lambda: len(results) == 8, 60)
     for number, (first, second) in results.items():
         assert first == second == {"who": f"w{number}", "list": [f"w{number}"]}

@@ -32,7 +32,7 @@ def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         url = "memory://"
         if request.param == "redis":
             url = opened.enter_context(running_redis(tmp_path_factory.mktemp("redis"))).url
-        stage = Stage(url, deadline=2)
+        stage = Stage(url, deadline=10)
         stage.client = opened.enter_context(TestClient(stage.app, base_url="https://testserver"))
         yield stage
 

@@ -10,7 +10,7 @@ import pytest
 
 from traffic_cop_middleware.contracts import Message, MessageBus
 
-DELIVERY = 10.0
+DELIVERY = 30.0
 """Seconds that a message may take before a test fails. Generous: the suite asks what is told, not how fast."""
 
 

@@ -172,7 +172,7 @@ class Link(asyncio.Protocol):
     # Deadlines
 
     def _keep_watch(self) -> None:
-        """Look when the next deadline ends. Where all have failed there is none: a look at NEVER would block the next."""
+        """Look when the next deadline ends, unless all have failed: a look at NEVER would keep off every other."""
         if self._watch is None and (self._awaiting or self._outgoing):
             due = min(sink.expires for sink in self._sinks())
             if due != NEVER:
