@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+
+from traffic_cop_middleware.adapters import memory
+from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.testing import FakeClock
 
 PASSWORD = "tea-for-two"
 SOCKET = "wss://testserver/live"  # a TestClient keeps Secure cookies back from the ws:// that it would take itself
@@ -20,10 +25,12 @@ OUT_OF_DATE = "That form was out of date."
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The example as just started: nobody has a session or has used up a limit."""
+    """The example as just started, on a clock that stands still: nobody has a session or has used up a limit."""
     for name in ("SESSION_SECRET", "SESSION_SECURE", "TRAFFIC_COP_BACKEND"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hashlib, "scrypt", lambda password, *, salt, **_: scrypt(password, salt=salt, n=2, r=1, p=1))
+    clock = FakeClock(time.time())  # of the tokens, too
+    monkeypatch.setattr(memory, "open", lambda url, **options: MemoryBackend(clock=clock))
     return importlib.reload(importlib.import_module("examples.sessions"))
 
 

@@ -172,7 +172,7 @@ def test_a_server_without_scripts_is_told_as_lost(
     options = ("--rename-command", "EVALSHA", "", "--rename-command", "EVAL", "")
     with running_redis(tmp_path_factory.mktemp("redis"), *options) as server:
         app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
-        TrafficCop(server.url, limits="2/minute").install(app)
+        TrafficCop(server.url, limits="2/minute", deadline=10).install(app)
         with caplog.at_level(logging.WARNING), TestClient(app) as client:
             assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
     assert len([record for record in caplog.records if "is lost" in record.getMessage()]) == 1
@@ -184,7 +184,7 @@ def test_a_key_that_holds_something_else_is_told_once_by_name(
     """Its requests are decided locally, and nobody would look for the reason."""
     redis_server.command("LPUSH", "tc:b:{everyone:all}2/minute", "x")
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
-    TrafficCop(redis_server.url, limits=limit("2/minute", key=by_everyone)).install(app)
+    TrafficCop(redis_server.url, limits=limit("2/minute", key=by_everyone), deadline=10).install(app)
     with caplog.at_level(logging.ERROR), TestClient(app) as client:
         assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
     told = [record.getMessage() for record in caplog.records]

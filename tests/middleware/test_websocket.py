@@ -12,11 +12,13 @@ from starlette.websockets import WebSocketDisconnect
 
 from tests.asgi import send_through, websocket_scope
 from traffic_cop_middleware import TrafficCop, limit
+from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.testing import FakeClock
 
 
 def chat() -> FastAPI:
     app = FastAPI()
-    TrafficCop(limits="100/minute").install(app)
+    TrafficCop(MemoryBackend(clock=FakeClock()), limits="100/minute").install(app)
 
     @app.websocket("/chat")
     @limit("1/minute")
