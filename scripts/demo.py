@@ -105,7 +105,7 @@ class Bound:
     It gains nothing while a step runs as fast as it should; a machine that stands still meanwhile is no broken limit.
     """
 
-    def __init__(self, tokens: float, per_minute: float, since: "float | None" = None) -> None:
+    def __init__(self, tokens: float, per_minute: float, since: float | None = None) -> None:
         self.tokens = tokens
         self.per_second = per_minute / 60
         self.began = time.monotonic() if since is None else since

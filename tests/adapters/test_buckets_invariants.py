@@ -61,7 +61,7 @@ def on_redis(shared_redis: RedisServer) -> Iterator[Callable[[], Decide]]:
         )
 
     with asyncio.Runner() as runner:
-        runner.run(backend.link.connect(10))
+        runner.run(backend.link.connect(30))
 
         def new() -> Decide:
             prefix = f"{next(numbers)}:"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -352,7 +353,7 @@ def on_redis(shared_redis: RedisServer) -> Iterator[Callable[[], Subject]]:
             await backend.link.ask("DEL", key)
 
     with asyncio.Runner() as runner:
-        runner.run(backend.link.connect(10))
+        runner.run(backend.link.connect(30))
 
         def new() -> Subject:
             runner.run(emptied())
@@ -377,4 +378,12 @@ def test_random_operations_give_what_the_model_says(new_store: Callable[[], Subj
     model = Model()
     for operation in data.draw(st.lists(st.sampled_from(OPERATIONS), min_size=5, max_size=40)):
         operation(model, data)
-    new_store().run(model.steps)
+    for last in (False, False, False, False, True):
+        began = time.monotonic()
+        try:
+            new_store().run(model.steps)
+        except AssertionError:
+            if last or time.monotonic() - began < NEAR:
+                raise
+            continue  # a machine that stood still has let time pass that the model does not know of
+        return

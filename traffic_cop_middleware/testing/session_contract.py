@@ -243,13 +243,13 @@ class SessionStoreContract(OneSessionContract):
 
     @pytest.mark.asyncio
     async def test_what_is_used_is_told_when_it_really_ran_out(self, store: SessionStore) -> None:
-        generation = await made(store, idle=10)
+        generation = await made(store, idle=30)
         for _ in range(3):
-            await self.advance(store, 8)
-            assert await merge(store, {"k": "1"}, generation, idle=10) is not None
+            await self.advance(store, 24)
+            assert await merge(store, {"k": "1"}, generation, idle=30) is not None
             assert await asked(store.sweep()) == []
         assert (await figures(store)).active == {"user": 1}
-        await self.advance(store, 12)
+        await self.advance(store, 32)
         assert await asked(store.sweep()) == [(ALICE, "user")]
 
     @pytest.mark.asyncio
