@@ -18,7 +18,7 @@ from traffic_cop_middleware.testing.fixtures import fake_clock, memory_backend, 
 __all__ = ["fake_clock", "memory_backend", "open_client"]
 
 # How long an example takes is the machine's doing: it fails no test.
-settings.register_profile("traffic-cop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("traffic-cop", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("traffic-cop")
 
 

@@ -62,7 +62,7 @@ NAP, TICK = 0.002, 0.001
 
 def lag_of(nap: float) -> float:
     """By how much a nap was too long. An idle loop's timers are late by up to a tick."""
-    return nap - NAP if nap > NAP + TICK else 0.0
+    return max(0.0, nap - NAP - TICK)
 
 
 class Gate:

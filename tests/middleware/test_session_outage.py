@@ -118,7 +118,7 @@ class Crowd:
 
 
 @contextlib.asynccontextmanager
-async def crowded(stage: Stage, deadline: float = DEADLINE) -> AsyncIterator[tuple[Crowd, LoopLag]]:
+async def crowded(stage: Stage, deadline: float = DEADLINE) -> AsyncIterator[Crowd]:
     """A crowd on a stage; nobody waits longer than the deadline and what the loop itself lagged, nobody gets a 500."""
     lag = LoopLag()
     async with started(stage.app) as answer:
@@ -126,7 +126,7 @@ async def crowded(stage: Stage, deadline: float = DEADLINE) -> AsyncIterator[tup
         crowd = Crowd(stage)
         async with lag, crowd.asking(await login(stage)):
             await crowd.answered(200)
-            yield crowd, lag
+            yield crowd
             await asyncio.sleep(0.01)
     assert {each.answer.status for each in crowd.asked if each.who == "nobody"} == {200}
     assert {each.answer.status for each in crowd.asked} <= {200, 401, 503}
@@ -144,7 +144,7 @@ def test_a_freeze_is_503_for_who_has_a_session_and_nothing_for_others(
     stage = Stage(own_redis.url, wrap=wrap)
 
     async def scenario() -> None:
-        async with crowded(stage) as (crowd, lag):
+        async with crowded(stage) as crowd:
             await crowd.all_hang_on(own_redis)
             frozen = time.monotonic()
             await crowd.answered(503)
@@ -155,10 +155,8 @@ def test_a_freeze_is_503_for_who_has_a_session_and_nothing_for_others(
             await crowd.answered(200)
             during = crowd.between(frozen, thawed, *WAYS)
             assert all(is_away(each.answer) for each in during)
-            waited = [
-                each for each in during if each.end - each.start - lag.between(each.start, each.end) > DEADLINE / 2
-            ]
-            assert len(waited) <= 2 * 16, "after three missed deadlines, the first of those who hung, nobody waits"
+            waited = [each for each in during if each.end - each.start > DEADLINE / 2]
+            assert len(waited) < len(during) / 2, "after three missed deadlines nobody waits"
             hung = [each for each in crowd.asked if each.start < frozen < each.end and each.who != "nobody"]
             assert len(hung) == 16
             assert all(is_away(each.answer) for each in hung)
@@ -171,7 +169,7 @@ def test_after_a_kill_and_a_restart_with_nothing_kept_sessions_are_gone(wrap: bo
     stage = Stage(own_redis.url, wrap=wrap)
 
     async def scenario() -> None:
-        async with crowded(stage) as (crowd, _):
+        async with crowded(stage) as crowd:
             await crowd.all_hang_on(own_redis)
             own_redis.kill()
             await crowd.answered(503)
@@ -193,7 +191,7 @@ def test_a_flush_of_all_logs_everybody_out_and_is_no_error(own_redis: RedisServe
     stage = Stage(own_redis.url, deadline=10)
 
     async def scenario() -> None:
-        async with crowded(stage, deadline=10) as (crowd, _):
+        async with crowded(stage, deadline=10) as crowd:
             own_redis.command("FLUSHALL")
             await crowd.answered(401)
         assert 503 not in {each.answer.status for each in crowd.asked}
