@@ -369,6 +369,30 @@ def test_unknown_kids_of_another_issuer_make_few_fetches(open_stage: Open) -> No
         server.close()
 
 
+def test_a_token_of_another_issuer_lists_and_ends_no_session_of_ours(open_stage: Open) -> None:
+    server = JwksServer()
+    try:
+        stage = open_stage(session_issuers=[Issuer(ISS, audience=API, jwks_url=server.url)])
+        ours = stage.login("user-1")
+        id = stage.ask("GET", "/private", **ours.by("bearer")).json()["id"]
+        now = int(stage.run(_clock_of, stage)())
+        theirs = token_of(ES, {**FULL, "iat": now, "exp": now + 600})
+        assert stage.subject(bearer=theirs) == "user-1"
+        for method, path in (
+            ("GET", "/auth/sessions"),
+            ("POST", "/auth/logout-all"),
+            ("POST", "/auth/logout-all?others=true"),
+            ("DELETE", f"/auth/sessions/{id}"),
+        ):
+            answer = stage.ask(method, path, bearer=theirs)
+            assert answer.status == 403, path
+            assert id.encode() not in answer.body
+        assert stage.subject(**ours.by("bearer")) == stage.subject(**ours.by("cookie")) == "user-1"
+        assert stage.ask("POST", "/auth/logout-all", **ours.by("bearer")).json() == {"ended": 1}
+    finally:
+        server.close()
+
+
 async def _clock_of(stage: Stage) -> Any:
     return stage.cop.sessions.clock
 

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.errors import ConfigurationError, InvalidToken
@@ -50,7 +52,7 @@ def endpoints(prefix: str, parts: Parts) -> list[Route]:
 
     async def logout_all(request: Request) -> Response:
         """End all of one's sessions, with `?others=true` all but this one."""
-        session = require_session(request)
+        session = _own(request)
         others = request.query_params.get("others", "").lower() in ("1", "true", "yes")
         ended = await parts()[1].revoke_user(str(session.subject), keep=session.id if others else None)
         if not others:
@@ -59,13 +61,13 @@ def endpoints(prefix: str, parts: Parts) -> list[Route]:
 
     async def sessions(request: Request) -> Response:
         """One's sessions, oldest first."""
-        session = require_session(request)
+        session = _own(request)
         listed = await parts()[1].sessions_of(str(session.subject))
         shown = [{**info._asdict(), "current": info.id == session.id} for info in listed]
         return JSONResponse({"sessions": shown}, headers=NO_STORE)
 
     async def end_session(request: Request) -> Response:
-        session = require_session(request)
+        session = _own(request)
         ended = await parts()[1].revoke(str(session.subject), request.path_params["id"])
         return Response(status_code=204 if ended else 404)
 
@@ -84,6 +86,20 @@ def endpoints(prefix: str, parts: Parts) -> list[Route]:
         route("/sessions/{id}", end_session, "DELETE"),
         Route("/.well-known/jwks.json", jwks, methods=["GET"], include_in_schema=False),
     ]
+
+
+def _own(request: Request) -> Session:
+    """The session of somebody who is logged in here.
+
+    Another issuer names its users as it likes, so who has its token for "alice" is not our alice.
+
+    Raises:
+        HTTPException: 401 where nobody is logged in, 403 where a token of another issuer says who.
+    """
+    session = require_session(request)
+    if session.issuer:
+        raise HTTPException(403, "Another issuer signed your token: there are no sessions for it here.")
+    return session
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
