@@ -1010,6 +1010,8 @@ FOREIGN = {
     "Origin with our name before": [(b"origin", b"https://testserver.evil.example")],
     "Origin with our name as a user": [(b"origin", b"https://testserver@evil.example")],
     "Origin of another port": [(b"origin", b"https://testserver:8443")],
+    "Origin without TLS": [(b"origin", b"http://testserver")],
+    "Origin of another scheme": [(b"origin", b"ftp://testserver")],
     "Origin that can't be read": [(b"origin", b"https://[")],
     "Origin no UTF-8": [(b"origin", b"https://testserver\xff")],
     "Origin in letters that look alike": [(b"origin", "https://test\u017ferver".encode())],
@@ -1497,6 +1499,25 @@ def test_a_page_of_another_site_opens_no_socket_by_the_cookie(path: str, origin:
     headers = {**socket_headers(**alice.by("cookie")), "origin": "https://testserver"}
     with client.websocket_connect(path, headers=headers) as socket:
         assert socket.receive_json() == {"subject": "alice"}
+
+
+def test_a_page_that_came_without_tls_opens_no_socket_that_has_it(stage: Stage) -> None:
+    client = client_of(stage)
+    headers = {
+        **socket_headers(**stage.login("alice").by("cookie")),
+        "host": "testserver",
+        "origin": "http://testserver",
+    }
+    with (
+        pytest.raises(WebSocketDisconnect) as refused,
+        client.websocket_connect("wss://testserver/socket", headers=headers),
+    ):
+        pass
+    assert refused.value.code == 1008
+    # A proxy may speak https for an app that is asked without it; and who develops has no TLS at all.
+    for origin in ("http://testserver", "https://testserver"):
+        with client.websocket_connect("ws://testserver/socket", headers={**headers, "origin": origin}) as socket:
+            assert socket.receive_json() == {"subject": "alice"}
 
 
 def test_cookie_and_bearer_of_two_users_open_no_socket(stage: Stage) -> None:

@@ -58,13 +58,20 @@ def from_another_site(scope: Scope, trusted: frozenset[str]) -> bool:
         return site not in (b"same-origin", b"none")
     if origin is None:
         return False
-    return not _same_host(said, host.decode("latin-1").lower() if host is not None else "")
+    secure = scope.get("scheme") in ("https", "wss")
+    return not _same_host(said, host.decode("latin-1").lower() if host is not None else "", secure=secure)
 
 
-def _same_host(origin: str, host: str) -> bool:
-    """Whether an origin is of this host. The scheme is left out: a proxy in front may speak https for us."""
+def _same_host(origin: str, host: str, *, secure: bool) -> bool:
+    """Whether an origin is of this host.
+
+    To a request without TLS both http and https are its own: a proxy in front may speak https for us. One that is
+    `secure` has no pages that came without TLS, for anybody on the way can write those.
+    """
     try:
         parts = urlsplit(origin)
+        if parts.scheme != "https" and (secure or parts.scheme != "http"):
+            return False
         here = urlsplit(f"//{host}")
         port = PORTS.get(parts.scheme)
         return bool(parts.hostname) and parts.hostname == here.hostname and (parts.port or port) == (here.port or port)
