@@ -9,6 +9,7 @@ import pytest
 
 from traffic_cop_middleware import (
     ConfigurationError,
+    Issuer,
     MissingExtra,
     RateLimitMiddleware,
     SessionMiddleware,
@@ -84,6 +85,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None: ...
         ({"session_size": 10}, "session_size=10: bytes from 256"),
         ({"session_secret": SECRET, "session_issuer": ""}, "issuer=''"),
         ({"session_secret": SECRET, "session_issuers": ["https://idp"]}, "Issuer"),
+        (
+            {
+                "session_secret": SECRET,
+                "session_issuers": [Issuer("traffic-cop", audience="a", jwks_url="https://idp/k")],
+            },
+            "Write another session_issuer=",
+        ),
         ({"limits": limit("5/minute", key=by_user)}, "by_user needs sessions"),
     ],
 )

@@ -58,4 +58,10 @@ class SessionSettings:
             # They begin with the name of a setting, and all keys are one here.
             said = re.sub(r"^keys?(?=:)", "secret", str(exc))
             raise ConfigurationError(f"session_{said}") from exc
+        if any(issuer.iss == self.issuer for issuer in self.issuers):
+            # Whose token it is can be told by `iss` alone: ours would all be looked up among that issuer's keys.
+            raise ConfigurationError(
+                f"session_issuers: one has iss={self.issuer!r}, which is what our own tokens say. Write another "
+                "session_issuer="
+            )
         return SessionKeys(codec, foreign, self.policy)
