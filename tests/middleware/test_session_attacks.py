@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -18,11 +19,13 @@ from fastapi.testclient import TestClient as FastClient
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tests.adapters.test_foreign_tokens import API, ES, FULL, ISS, JwksServer, jwks, token_of
 from tests.adapters.tokens import b64, forge, hs256, material, private_key, public_der, public_pem
+from tests.asgi import websocket_scope
 from tests.middleware.session_apps import (
     COOKIE,
     GONE,
@@ -45,6 +48,7 @@ from traffic_cop_middleware import (
     SessionTooLarge,
     TooManySessions,
     TrafficCop,
+    require_session,
     session_of,
 )
 from traffic_cop_middleware.adapters.jwt import Issuer, Key, keyset
@@ -1589,8 +1593,6 @@ def test_an_open_socket_is_closed_when_its_session_ends(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_socket_whose_session_ends_during_the_handshake_is_closed(way: str, place: Place) -> None:
-    from starlette.routing import WebSocketRoute
-
     async def slow_handshake(socket: Any) -> None:
         assert session_of(socket).subject == "alice"
         await stage.cop.session_management.revoke_user("alice")
@@ -1609,6 +1611,67 @@ def test_a_socket_whose_session_ends_during_the_handshake_is_closed(way: str, pl
                 assert closed_code(socket) == 1008
         except WebSocketDisconnect:  # closed before it was accepted: as good
             return
+
+
+async def _chatter(socket: WebSocket) -> None:
+    require_session(socket)
+    await socket.accept()
+    with contextlib.suppress(WebSocketDisconnect):
+        while True:
+            await socket.send_text("tick")
+
+
+async def _listener(socket: WebSocket) -> None:
+    require_session(socket)
+    await socket.accept()
+    with contextlib.suppress(WebSocketDisconnect):
+        await socket.receive_text()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gone", [False, True], ids=["slow server", "client gone"])
+@pytest.mark.parametrize("path", ["/chatter", "/listener"])
+def test_an_app_that_ends_at_the_same_time_does_not_cut_off_the_close(
+    path: str, gone: bool, way: str, open_stage: Open
+) -> None:
+    """The app's own send fails from then on, which may end it before the server has sent the close."""
+    stage = open_stage(routes=[WebSocketRoute("/chatter", _chatter), WebSocketRoute("/listener", _listener)])
+    alice = stage.login("alice")
+    headers = [(name.encode(), value.encode()) for name, value in socket_headers(**alice.by(way)).items()]
+    scope = websocket_scope(path, headers=headers)
+    incoming = iter([{"type": "websocket.connect"}])
+    sent: list[Any] = []
+
+    async def talk() -> None:
+        opened = anyio.Event()
+
+        async def receive() -> Any:
+            for message in incoming:
+                return message
+            return await anyio.sleep_forever()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.close":
+                for _ in range(100):
+                    await anyio.lowlevel.checkpoint()
+                if gone:
+                    raise OSError("the client is gone")
+            await anyio.lowlevel.checkpoint()
+            sent.append(message)
+            opened.set()
+
+        async def end() -> None:
+            await opened.wait()
+            await stage.cop.session_management.revoke_user("alice")
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end)
+                await stage.app(scope, receive, send)
+
+    stage.run(talk)
+    if not gone:
+        assert (sent[-1]["type"], sent[-1].get("code")) == ("websocket.close", 1008)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import MutableMapping
 from typing import Any
@@ -30,6 +31,7 @@ class Socket:
         self._waiting: anyio.CancelScope | None = None
         self._open = True
         self._connected = False
+        self.closing = False
         self.used = False
         self.ended = OSError(REASON)
 
@@ -60,7 +62,9 @@ class Socket:
         """The session has ended."""
         if self._open:
             self._open = False
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": REASON})
+            self.closing = True
+            with contextlib.suppress(OSError):  # the client is gone already, as ASGI servers say it: as good
+                await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": REASON})
             if self._waiting is not None:
                 self._waiting.cancel()
 
@@ -90,7 +94,8 @@ async def run_socket(
                 await app(scope, socket.receive, socket.send)
             except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
                 failed = exc
-            tasks.cancel_scope.cancel()
+            if not socket.closing:  # the app may have ended by that, and the close is yet to go out
+                tasks.cancel_scope.cancel()
     finally:
         stop()
     if failed is not None and failed is not socket.ended:
