@@ -17,9 +17,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient as FastClient
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -45,12 +46,15 @@ from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware import (
     ConfigurationError,
     InvalidToken,
+    SessionMiddleware,
     SessionTooLarge,
     TooManySessions,
     TrafficCop,
     require_session,
     session_of,
 )
+from traffic_cop_middleware.abstractions.request_session import RequestSession
+from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.adapters.jwt import Issuer, Key, keyset
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
@@ -1672,6 +1676,50 @@ def test_an_app_that_ends_at_the_same_time_does_not_cut_off_the_close(
     stage.run(talk)
     if not gone:
         assert (sent[-1]["type"], sent[-1].get("code")) == ("websocket.close", 1008)
+
+
+@pytest.mark.redis_server
+def test_a_session_that_ends_right_after_it_was_read_closes_the_socket_of_sessions_alone(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No limits wait for the record then: it is read before the app is called."""
+
+    async def login(request: Request) -> JSONResponse:
+        return JSONResponse(await session_of(request).login(request.query_params["sub"]))
+
+    app = Starlette(routes=[Route("/login", login, methods=["POST"]), WebSocketRoute("/listener", _listener)])
+    app.add_middleware(SessionMiddleware, secret=SECRET, backend=redis_server.url, deadline=2)
+    settle, watch = RequestSession.settle, SessionManagementAbstraction.watch
+    management: list[SessionManagementAbstraction] = []
+
+    def watch_and_tell(self: SessionManagementAbstraction, *args: Any) -> Callable[[], None]:
+        management.append(self)
+        return watch(self, *args)
+
+    async def settle_while_it_ends(session: RequestSession) -> None:
+        await settle(session)
+        assert session.verified is not None
+        heard = anyio.Event()
+        stop = watch(management[0], session.verified.key, lambda sure: heard.set())
+        await management[0].revoke_user("alice")
+        with anyio.fail_after(5):
+            await heard.wait()
+        stop()
+
+    monkeypatch.setattr(SessionManagementAbstraction, "watch", watch_and_tell)
+    with TestClient(app, base_url="https://testserver") as client:
+        tokens = []
+        for name in ("alice", "bob"):
+            tokens.append(client.post(f"/login?sub={name}").json()[0])
+            client.cookies.clear()
+        alice, bob = tokens
+        with client.websocket_connect("/listener", headers=socket_headers(bearer=bob)):  # so it listens by now
+            monkeypatch.setattr(RequestSession, "settle", settle_while_it_ends)
+            with (
+                contextlib.suppress(WebSocketDisconnect),  # closed before it was accepted: as good
+                client.websocket_connect("/listener", headers=socket_headers(bearer=alice)) as socket,
+            ):
+                assert closed_code(socket) == 1008
 
 
 @pytest.mark.parametrize("way", WAYS)

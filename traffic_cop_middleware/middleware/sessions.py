@@ -121,7 +121,8 @@ class SessionLayer:
                 session.bar(lambda: self._bar_login(scope))
             if session.verified is not None and scope["type"] == "websocket":
                 management = opened.session_management
-                await run_socket(self.app, scope, receive, send_with_session, session=session, management=management)
+                app = self._settled if self._settles else self.app
+                await run_socket(app, scope, receive, send_with_session, session=session, management=management)
             else:
                 await self.app(scope, receive, send_with_session)
             if not session.started:
@@ -188,8 +189,15 @@ class SessionLayer:
             self._recognise(scope, session, cookies, bearers)
             if bearers and session.house.foreign is not None:
                 await self._recognise_foreign(session, bearers[0])
-            if self._settles and session.unsettled and not session.settle_at_once():
+            if self._settles and scope["type"] != "websocket" and session.unsettled and not session.settle_at_once():
                 await session.settle()
+
+    async def _settled(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket's app, once the record has come: it is watched by then, so no end of it is missed."""
+        session = scope[KEY].session
+        if session.unsettled and not session.settle_at_once():
+            await session.settle()
+        await self.app(scope, receive, send)
 
     def _recognise(
         self, scope: Scope, session: RequestSession, cookies: Sequence[bytes], bearers: Sequence[bytes]
