@@ -1387,6 +1387,11 @@ def test_a_record_that_is_none_logs_nobody_in(name: str, way: str, redis_stage: 
     for words in SPOILT_RECORDS[name]:
         place.redis.command(*(word.replace("KEY", record).replace("GEN", f"tc:g:{tag}") for word in words))
     assert stage.subject(**alice.by(way)) is None
+    told = [event.attributes for event in stage.events if event.kind == "session.unreadable"]
+    if name.startswith("tag's") or name == "end in the past":
+        assert told == [], "such a session has ended, and is no surprise"
+    else:
+        assert told[0] == {"session": record.rpartition("}")[2], "part": "record"}
     assert stage.ask("GET", "/limited", **alice.by(way)).status == 200
     assert stage.ask("POST", "/keep?k=a&v=1", **alice.by(way)).status == 200
     assert stage.refresh(alice.refresh).status == 400
@@ -1435,6 +1440,8 @@ def test_a_datum_that_is_no_json_is_left_out(name: str, way: str, redis_stage: t
     read = stage.ask("GET", "/private", **alice.by(way))
     assert read.status == 200
     assert read.json()["data"] == {"good": "1"}
+    told = [event.attributes for event in stage.events if event.kind == "session.unreadable"]
+    assert told == [{"session": read.json()["id"], "part": "data"}]
     assert stage.ask("POST", "/keep?k=more&v=2", **alice.by(way)).status == 200
     assert stage.ask("GET", "/private", **alice.by(way)).json()["data"] == {"good": "1", "more": "2"}
 

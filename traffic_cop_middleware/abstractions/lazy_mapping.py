@@ -87,10 +87,14 @@ class LazyMapping(dict[str, Any]):
                     value = _known_scalar(text) if len(text) < LONGEST_SCALAR else loads(text)
                     found[key] = loads(text) if value is NO_SCALAR else value
                 except ValueError:
-                    log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
+                    self._left_out(key)
             dict.clear(self)
             dict.update(self, found)
             self._original = found
+
+    def _left_out(self, key: str) -> None:
+        """What stands under `key` is no JSON."""
+        log.warning("a session's record holds something under %r that is no JSON; it is left out", key)
 
     def _changes(self) -> dict[str, str | None]:
         """What differs from the record: its new text for each key, `None` where it is gone.

@@ -109,9 +109,11 @@ class Session(LazyMapping):
 
     @property
     def csrf_token(self) -> str:
-        """A token for this session's forms, that other sites can't know; send it as `X-CSRF-Token` or `csrf_token`.
+        """A token for this session's forms, that other sites can't know.
 
-        An anonymous client gets a session by this, so that the token can be checked when the form comes back.
+        As `X-CSRF-Token` it lets a request pass that would be refused as another site's. In a form's hidden field it is
+        the app's to compare (`hmac.compare_digest`), for browsers that don't say where a request comes from. An
+        anonymous client gets a session by this, so that the token can be checked when the form comes back.
         """
         secret = self._now.secret
         if not secret:
@@ -320,6 +322,7 @@ class Session(LazyMapping):
         else:
             identity = self._house.identity(verified, loaded.meta)
             if identity is None:
+                self._unreadable(verified.key.id, "record")
                 self._begin(verified, None)
                 return
             self._identity = identity
@@ -331,6 +334,14 @@ class Session(LazyMapping):
                 life = idle if idle < loaded.left else loaded.left
                 if verified.expires - self._house.clock() < life - idle * TOUCH_AFTER:
                     self._outgoing = "set"
+
+    def _left_out(self, key: str) -> None:
+        super()._left_out(key)
+        self._unreadable(self.id or "", "data")
+
+    def _unreadable(self, id: str, part: str) -> None:
+        """Something else stands in the store than was written there."""
+        self._house.emit("session.unreadable", {"session": id, "part": part})
 
     def _become(self, identity: Identity) -> Tokens:
         """This is the session from now on, under a token that the client does not have yet."""

@@ -24,7 +24,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hiredis
@@ -339,17 +339,21 @@ class Link(asyncio.Protocol):
         self._tell_lost(cause)
         self._come_back(at_once=False)
 
+    def tell(self, kind: str, attributes: Mapping[str, Any]) -> None:
+        """Tell who listens of an event, as of now."""
+        self._notify(Event(kind, time.time(), attributes))
+
     def _tell_lost(self, cause: BaseException) -> None:
         if not self._told_down:
             self._told_down = True
             log.warning("%s is lost (%s); its outage policy decides until it is back", self._name, cause)
-            self._notify(Event("store.lost", time.time(), {"store": self._name, "reason": str(cause)}))
+            self.tell("store.lost", {"store": self._name, "reason": str(cause)})
 
     def _tell_back(self) -> None:
         if self._told_down:
             self._told_down = False
             log.warning("%s is back; it decides again", self._name)
-            self._notify(Event("store.recovered", time.time(), {"store": self._name}))
+            self.tell("store.recovered", {"store": self._name})
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Any, TypeVar
@@ -44,8 +44,11 @@ def pairs(flat: Sequence[T]) -> list[tuple[T, T]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def loaded(record: str, generation: int, reply: Any) -> Loaded | None:
-    """What sessions_load.lua read under the key `record`; `None` where it is no session of this generation."""
+def loaded(record: str, generation: int, spoilt: Callable[[str], None], reply: Any) -> Loaded | None:
+    """What sessions_load.lua read under the key `record`; `None` where it is no session of this generation.
+
+    `spoilt` is told where something else stands there.
+    """
     if reply is None:
         return None
     own: dict[bytes, bytes] = {}
@@ -90,6 +93,6 @@ def soonest(idle_left: int, left: float) -> float:
 
 
 @lru_cache(maxsize=128)
-def spoilt(record: str) -> None:
-    """Tell, once, of a record's key that holds something else."""
+def log_spoilt(record: str) -> None:
+    """Log, once, a record's key that holds something else."""
     log.error("%s holds something else than a session, so nobody is logged in by it. Delete it", record)

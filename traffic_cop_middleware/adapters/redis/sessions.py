@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
 from traffic_cop_middleware.adapters.redis.session_census import AT_ONCE, SessionCensus
-from traffic_cop_middleware.adapters.redis.session_replies import LONGEST, key_of, listed, loaded, ms, pairs
+from traffic_cop_middleware.adapters.redis.session_replies import LONGEST, key_of, listed, loaded, log_spoilt, ms, pairs
 from traffic_cop_middleware.contracts import MICRO, Created, Listed, Loaded, Rotated, SessionKey
 from traffic_cop_middleware.errors import SessionTooLarge, StoreError
 
@@ -85,7 +85,7 @@ class RedisSessions(SessionCensus):
         tag, id = key
         record = f"{self._prefix}s:{{{tag}}}{id}"
         keys = (record, f"{self._prefix}g:{{{tag}}}")
-        return LOAD.ask(self._link, keys, (generation,), partial(loaded, record, generation))
+        return LOAD.ask(self._link, keys, (generation,), partial(loaded, record, generation, self._spoilt))
 
     def merge(
         self, key: SessionKey, changes: Mapping[str, str | None], *, generation: int, idle: float, most: int
@@ -207,6 +207,10 @@ class RedisSessions(SessionCensus):
         return self._link.ask("SCAN", cursor, "MATCH", f"{escaped}[si]:{{*", "COUNT", AT_ONCE)
 
     # Within
+
+    def _spoilt(self, record: str) -> None:
+        log_spoilt(record)
+        self._link.tell("session.unreadable", {"session": record.rpartition("}")[2], "part": "record"})
 
     def _records(self, tag: str) -> str:
         return f"{self._prefix}s:{{{tag}}}"
