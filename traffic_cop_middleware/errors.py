@@ -6,6 +6,8 @@ the configuration is written, and name the setting, the value and what to write 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "ConfigurationError",
     "CostTooHigh",
@@ -113,8 +115,12 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream did not take a WebSocket; `status` is what it answered."""
+    """The upstream did not take a WebSocket; `status`, `fields` and `body` are what it answered."""
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(
+        self, message: str, *, status: int, fields: Sequence[tuple[bytes, bytes]] = (), body: bytes = b""
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.fields = fields
+        self.body = body

@@ -80,12 +80,17 @@ class UpstreamSocket(Protocol):
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Close with a code (RFC 6455, section 7.4), and wait a moment for the upstream's answer."""
+        """Close with a code (RFC 6455, section 7.4; 1005 sends none), and wait a moment for the upstream's answer.
+
+        Nobody else may be in `receive` meanwhile. Closing what is closed does nothing.
+        """
         ...
 
     @property
     def closed(self) -> tuple[int, str]:
-        """The code and reason that the upstream closed with; 1006 where it just went away."""
+        """The code and reason that the upstream closed with: 1005 where it gave no code, 1006 where it just went away,
+        1014 or 1009 where what it sent was no WebSocket message or too large, 1001 where the transport was closed.
+        """
         ...
 
 
@@ -109,7 +114,7 @@ class Transport(Protocol):
         """Open a WebSocket.
 
         Raises:
-            UpstreamRefused: the upstream answered with something else than a handshake.
+            UpstreamRefused: the upstream gave another answer than a handshake.
             UpstreamUnreachable, UpstreamBroken, UpstreamTimeout: as in `send`.
         """
         ...

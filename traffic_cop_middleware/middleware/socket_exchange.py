@@ -1,18 +1,17 @@
-"""One WebSocket through the gateway: the upstream's first, then the client's, and then messages both ways."""
+"""One WebSocket through the gateway: the upstream's handshake first, then the client's, and then messages both ways."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.forwarding import MalformedRequest, response_fields, socket_fields
 from traffic_cop_middleware.abstractions.upstreams import Upstream
-from traffic_cop_middleware.contracts.transport import Transport, UpstreamSocket
+from traffic_cop_middleware.contracts.transport import Field, Transport, UpstreamSocket
 from traffic_cop_middleware.errors import UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from traffic_cop_middleware.middleware.exchange import (
     BAD_GATEWAY,
@@ -21,19 +20,29 @@ from traffic_cop_middleware.middleware.exchange import (
     Forwarding,
     malformed,
     outgoing,
+    refusal_of,
 )
-from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
+from traffic_cop_middleware.middleware.refusals import Answer
+from traffic_cop_middleware.middleware.socket_relay import GOING_AWAY, Relay
 
-SENDABLE = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
-"""Close codes that may be sent (RFC 6455, section 7.4, and its registry); beside them 3000 to 4999."""
-LOST = 1011
-"""What the client hears when the upstream just went away, for 1006 is never sent."""
+DENIAL = "websocket.http.response"
+CLOSES = {502: 1014, 503: 1013, 504: 1014}
+"""Close codes for a refusal where the server can't send its response; the others are 1008."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 
+class Denial(NamedTuple):
+    """The response to a handshake that is refused."""
+
+    status: int
+    fields: Sequence[Field]
+    body: bytes
+    detail: str
+
+
 class SocketExchange:
-    """Forwards WebSockets. The client is accepted only when the upstream has taken the connection."""
+    """Forwards WebSockets. The client is accepted only when an upstream has taken the connection."""
 
     def __init__(self, transport: Callable[[], Transport], emit: Emit) -> None:
         self._transport = transport
@@ -43,29 +52,69 @@ class SocketExchange:
         """Connect a client with an upstream until one of them leaves."""
         start = monotonic()
         told: dict[str, Any] = {"route": forwarding.route, "upstream": None, "attempts": 0, "status": None}
-        found = await self._connect(scope, forwarding, told)
-        if isinstance(found, Answer):
-            told["status"] = found.refusal.status
-            self._emit("route.forwarded", {**told, "seconds": monotonic() - start})
-            await refuse(scope, receive, send, answer=found, fields=(), on_refusal=None)
-            return
-        told["status"] = 101
         try:
-            if (await receive())["type"] != "websocket.connect":
-                await found.close(1001, "")
-                return
-            headers = [
-                field
-                for field in response_fields(found.fields, changes=forwarding.policy.response_changes)
-                if not field[0].startswith(b"sec-websocket-")
-            ]
-            await send({"type": "websocket.accept", "subprotocol": found.subprotocol, "headers": headers})
-            await self._both_ways(receive, send, found)
+            if (await receive())["type"] == "websocket.connect":
+                await self._run(scope, receive, send, forwarding=forwarding, told=told)
         finally:
             told["seconds"] = monotonic() - start
             self._emit("route.forwarded", told)
 
-    async def _connect(self, scope: Scope, forwarding: Forwarding, told: dict[str, Any]) -> UpstreamSocket | Answer:
+    async def _run(
+        self, scope: Scope, receive: Receive, send: Send, *, forwarding: Forwarding, told: dict[str, Any]
+    ) -> None:
+        refused = refusal_of({**scope, "method": "GET"}, forwarding.policy)
+        if refused is not None:
+            told["status"] = refused.refusal.status
+            await _deny(scope, send, _own(refused))
+            return
+        leaving = asyncio.create_task(_next(receive))  # before it is accepted a client can only leave
+        opening = asyncio.create_task(self._connect(scope, forwarding, told))
+        found: UpstreamSocket | Denial | None = None
+        try:
+            await asyncio.wait({leaving, opening}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done() and leaving.result()["type"] == "websocket.disconnect":
+                told["gone"] = True
+                return
+            found = await opening
+            if isinstance(found, Denial):
+                told["status"] = found.status
+                await _deny(scope, send, found)
+            else:
+                await self._relay(receive, send, found, leaving=leaving, forwarding=forwarding, told=told)
+        finally:
+            for task in (leaving, opening):
+                task.cancel()
+            _, opened = await asyncio.gather(leaving, opening, return_exceptions=True)
+            if not isinstance(opened, (BaseException, Denial)):
+                await opened.close(GOING_AWAY, "")  # unless the relay has closed it
+
+    @staticmethod
+    async def _relay(
+        receive: Receive,
+        send: Send,
+        upstream: UpstreamSocket,
+        *,
+        leaving: asyncio.Task[Message],
+        forwarding: Forwarding,
+        told: dict[str, Any],
+    ) -> None:
+        told["status"] = 101
+        fields = _handshake_fields(response_fields(upstream.fields, changes=forwarding.policy.response_changes))
+        try:
+            await send({"type": "websocket.accept", "subprotocol": upstream.subprotocol, "headers": fields})
+        except OSError:
+            told["gone"] = True
+            return
+        relay = Relay(leaving, receive, send, upstream)
+        try:
+            await relay.run()
+        finally:
+            told.update(
+                messages_up=relay.up, messages_down=relay.down, close_code=relay.code, closed_by=relay.closed_by
+            )
+
+    async def _connect(self, scope: Scope, forwarding: Forwarding, told: dict[str, Any]) -> UpstreamSocket | Denial:
+        """A socket to the first instance that can be reached; what the client is answered where there is none."""
         tried: list[Upstream] = []
         while (upstream := forwarding.pool.pick(tried)) is not None:
             told["upstream"] = upstream.name
@@ -80,61 +129,47 @@ class SocketExchange:
                     deadlines=forwarding.policy.deadlines,
                 )
             except MalformedRequest as exc:
-                return malformed(exc)
+                return _own(malformed(exc))
             except UpstreamRefused as exc:
-                status = exc.status if 400 <= exc.status <= 599 else 502
-                detail = "The service behind this route did not take the WebSocket."
-                return answer_with(Refusal(status, (), "", 0, detail), title="WebSocket refused")
+                if not 300 <= exc.status <= 599:  # it takes the request for something else
+                    return _own(BAD_GATEWAY)
+                fields = response_fields(exc.fields, changes=forwarding.policy.response_changes)
+                return Denial(
+                    exc.status,
+                    [*_handshake_fields(fields), (b"content-length", b"%d" % len(exc.body))],
+                    exc.body,
+                    "the service behind this route did not take the WebSocket",
+                )
             except UpstreamError as exc:
                 self._emit(
                     "upstream.failed",
                     {"route": forwarding.route, "upstream": upstream.name, "error": type(exc).__name__},
                 )
                 if not isinstance(exc, UpstreamUnreachable):
-                    return TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY
+                    return _own(TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY)
                 tried.append(upstream)
-        return UNREACHABLE
-
-    @staticmethod
-    async def _both_ways(receive: Receive, send: Send, upstream: UpstreamSocket) -> None:
-        """Pass messages on, each way at the pace of who takes them, until one side closes."""
-        up = asyncio.create_task(_to_upstream(receive, upstream))
-        down = asyncio.create_task(_to_client(send, upstream))
-        try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (up, down):
-                task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            left = up.result() if up.done() and not up.cancelled() and up.exception() is None else None
-            if left is not None:  # the client has closed
-                await upstream.close(*left)
-            else:
-                code, reason = upstream.closed
-                await upstream.close(1001, "")
-                with contextlib.suppress(OSError, RuntimeError):
-                    sendable = code in SENDABLE or 3000 <= code <= 4999
-                    normal = 1000 if code == 1005 else LOST
-                    await send(
-                        {"type": "websocket.close", "code": code if sendable else normal, "reason": reason or None}
-                    )
+        return _own(UNREACHABLE)
 
 
-async def _to_upstream(receive: Receive, upstream: UpstreamSocket) -> tuple[int, str] | None:
-    """Pass on what the client sends; the code and reason it closed with, `None` where the upstream is gone."""
-    while True:
-        message = await receive()
-        if message["type"] == "websocket.disconnect":
-            return message.get("code") or 1005, message.get("reason") or ""
-        text = message.get("text")
-        try:
-            await upstream.send(text if text is not None else message["bytes"])
-        except UpstreamError:
-            return None
+async def _next(receive: Receive) -> Message:
+    return await receive()
 
 
-async def _to_client(send: Send, upstream: UpstreamSocket) -> None:
-    """Pass on what the upstream sends until it closes."""
-    while (message := await upstream.receive()) is not None:
-        kind = "text" if isinstance(message, str) else "bytes"
-        await send({"type": "websocket.send", kind: message})
+def _own(answer: Answer) -> Denial:
+    """A denial by the gateway itself."""
+    return Denial(answer.refusal.status, answer.headers, answer.body, answer.refusal.detail)
+
+
+def _handshake_fields(fields: Sequence[Field]) -> list[Field]:
+    """Fields of an upstream's answer without those that concern its own handshake or frame a body."""
+    return [field for field in fields if not field[0].startswith(b"sec-websocket-") and field[0] != b"content-length"]
+
+
+async def _deny(scope: Scope, send: Send, denial: Denial) -> None:
+    """Answer a handshake with a response, or with a close code where the server can't send one."""
+    if DENIAL not in scope.get("extensions", {}):
+        code = CLOSES.get(denial.status, 1011 if denial.status >= 500 else 1008)
+        await send({"type": "websocket.close", "code": code, "reason": denial.detail[:120]})
+        return
+    await send({"type": f"{DENIAL}.start", "status": denial.status, "headers": denial.fields})
+    await send({"type": f"{DENIAL}.body", "body": denial.body, "more_body": False})

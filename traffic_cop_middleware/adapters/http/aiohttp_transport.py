@@ -7,8 +7,6 @@ values that are no UTF-8; trailers of a response do not come through.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
@@ -19,11 +17,11 @@ from aiohttp.abc import AbstractCookieJar
 from multidict import CIMultiDict
 from yarl import URL
 
+from traffic_cop_middleware.adapters.http.aiohttp_sockets import Sockets
 from traffic_cop_middleware.contracts.transport import Deadlines, Field, Incoming, Origin, Outgoing, UpstreamSocket
 from traffic_cop_middleware.errors import (
     UpstreamBroken,
     UpstreamError,
-    UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -32,12 +30,8 @@ LONGEST_FIELD = 65_536
 MOST_FIELDS = 256
 READ_SIZE = 65_536
 """Bytes of a response that are read ahead of what the client takes."""
-MOST_MESSAGE = 16 * 1024 * 1024
-"""Bytes that one WebSocket message may have."""
 AUTOMATIC = ("accept", "accept-encoding", "content-type", "user-agent")
 """What aiohttp would add by itself."""
-NOTHING_TO_SAY = frozenset({1005, 1006, 1015})
-"""Close codes that are never sent (RFC 6455, section 7.4.1)."""
 
 _reused: ContextVar[list[bool]] = ContextVar("reused")
 
@@ -66,6 +60,7 @@ class AiohttpTransport:
         self._connections = connections
         self._kept = kept
         self._session: aiohttp.ClientSession | None = None
+        self._sockets = Sockets(skipped=AUTOMATIC, longest_field=LONGEST_FIELD)
 
     def _open(self) -> aiohttp.ClientSession:
         session = self._session
@@ -108,24 +103,21 @@ class AiohttpTransport:
         self, origin: Origin, request: Outgoing, *, subprotocols: Sequence[str], deadlines: Deadlines
     ) -> UpstreamSocket:
         try:
-            async with asyncio.timeout(deadlines.connect + deadlines.head):
-                socket = await self._open().ws_connect(
-                    url_of(origin, request.target),
-                    headers=_headers(request.fields),
-                    protocols=subprotocols,
-                    autoping=True,
-                    autoclose=False,
-                    max_msg_size=MOST_MESSAGE,
-                    ssl=origin.tls if origin.tls is not None else True,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=2.0),  # pyright: ignore[reportCallIssue] - an attrs class
-                )
-        except aiohttp.WSServerHandshakeError as exc:
-            raise UpstreamRefused(f"{_name(origin)} did not take the WebSocket", status=exc.status) from exc
+            return await self._sockets.open(
+                url_of(origin, request.target),
+                _headers(request.fields),
+                subprotocols=subprotocols,
+                tls=origin.tls if origin.tls is not None else True,
+                timeout=_timeout(deadlines),
+                stall=deadlines.idle,
+            )
+        except UpstreamError:
+            raise
         except Exception as exc:
             raise _mapped(exc, origin, stale=False) from exc
-        return Socket(socket, origin)
 
     async def close(self) -> None:
+        await self._sockets.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -152,42 +144,6 @@ class Response:
 
     def close(self) -> None:
         self._response.release() if self._response.content.at_eof() else self._response.close()
-
-
-class Socket:
-    """`UpstreamSocket` of aiohttp."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool], origin: Origin) -> None:
-        self.subprotocol = socket.protocol
-        self.fields: Sequence[Field] = socket._response.raw_headers
-        self._socket = socket
-        self._origin = origin
-        self.closed: tuple[int, str] = (1006, "")
-
-    async def receive(self) -> str | bytes | None:
-        message = await self._socket.receive()
-        kind = message.type
-        if kind is aiohttp.WSMsgType.TEXT or kind is aiohttp.WSMsgType.BINARY:
-            data: str | bytes = message.data
-            return data
-        if kind is aiohttp.WSMsgType.CLOSE:
-            self.closed = (message.data or 1005, message.extra or "")
-            with contextlib.suppress(aiohttp.ClientError, OSError):
-                await self._socket.close(code=message.data if message.data not in NOTHING_TO_SAY else 1000)
-        return None
-
-    async def send(self, message: str | bytes) -> None:
-        try:
-            if isinstance(message, str):
-                await self._socket.send_str(message)
-            else:
-                await self._socket.send_bytes(message)
-        except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamBroken(f"{_name(self._origin)} is gone") from exc
-
-    async def close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            await self._socket.close(code=code if code not in NOTHING_TO_SAY else 1000, message=reason.encode()[:123])
 
 
 def url_of(origin: Origin, target: bytes) -> URL:
