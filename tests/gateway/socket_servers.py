@@ -47,7 +47,13 @@ class Running:
 @contextlib.asynccontextmanager
 async def gateway(app: Any, *, ws: Any = "websockets-sansio", **settings: Any) -> AsyncIterator[Running]:
     """uvicorn with this app while the context lasts; its lifespan runs."""
-    given: dict[str, Any] = {"port": 0, "log_level": "error", "lifespan": "on", "timeout_graceful_shutdown": 10}
+    given: dict[str, Any] = {
+        "port": 0,
+        "log_level": "error",
+        "lifespan": "on",
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": 10,
+    }
     server = QuietServer(uvicorn.Config(app, ws=ws, **given | settings))
     serving = asyncio.create_task(server.serve())
     try:
@@ -164,3 +170,13 @@ async def raw_server(handler: Callable[[RawPeer], Awaitable[None]]) -> AsyncIter
         for task in tuple(peers):
             task.cancel()
         await asyncio.gather(*peers, return_exceptions=True)
+
+
+async def raw_handshake(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which a handshake was sent, and nothing was read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n\r\n".encode()
+    )
+    return reader, writer

@@ -28,6 +28,8 @@ from traffic_cop_middleware.middleware.socket_relay import GOING_AWAY, Relay
 DENIAL = "websocket.http.response"
 CLOSES = {502: 1014, 503: 1013, 504: 1014}
 """Close codes for a refusal where the server can't send its response; the others are 1008."""
+SAID_BY_THE_SERVER = frozenset({b"date", b"server"})
+"""Fields of a handshake that servers write by themselves; of two uvicorn's first implementation makes a 500."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -99,7 +101,8 @@ class SocketExchange:
         told: dict[str, Any],
     ) -> None:
         told["status"] = 101
-        fields = _handshake_fields(response_fields(upstream.fields, changes=forwarding.policy.response_changes))
+        fields = [field for field in upstream.fields if field[0].lower() not in SAID_BY_THE_SERVER]
+        fields = _handshake_fields(response_fields(fields, changes=forwarding.policy.response_changes))
         try:
             await send({"type": "websocket.accept", "subprotocol": upstream.subprotocol, "headers": fields})
         except OSError:
