@@ -6,14 +6,18 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.applications import Starlette
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from traffic_cop_middleware import TrafficCop
 
@@ -135,11 +139,12 @@ class RawPeer:
         payload = await self.reader.readexactly(size)
         return first & 0x0F, bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
-    def reset(self) -> None:
-        """Cut the connection without a word (TCP reset)."""
-        linger = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(1, 13, linger)  # SOL_SOCKET, SO_LINGER
-        self.writer.transport.abort()
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Cut a connection without a word (TCP reset)."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -180,3 +185,16 @@ async def raw_handshake(port: int, path: str) -> tuple[asyncio.StreamReader, asy
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n\r\n".encode()
     )
     return reader, writer
+
+
+async def closing_of(connection: ClientConnection) -> tuple[int, str]:
+    """The code and reason that a client hears."""
+
+    async def read_to_the_end() -> None:
+        while True:
+            await asyncio.wait_for(connection.recv(), PATIENCE)
+
+    with pytest.raises(ConnectionClosed) as raised:
+        await read_to_the_end()
+    received = raised.value.rcvd
+    return (received.code, received.reason) if received is not None else (1006, "")

@@ -7,15 +7,16 @@ import importlib.util
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.asgi import websocket_scope
 from tests.gateway.socket_servers import (
     PATIENCE,
     RawPeer,
+    closing_of,
     cop_app,
     gateway,
     raw_handshake,
@@ -45,19 +46,6 @@ IMPLEMENTATIONS = [
 async def echo(connection: ServerConnection) -> None:
     while True:
         await connection.send(await connection.recv())
-
-
-async def closing_of(connection: ClientConnection) -> tuple[int, str]:
-    """The code and reason that a client hears."""
-
-    async def read_to_the_end() -> None:
-        while True:
-            await asyncio.wait_for(connection.recv(), PATIENCE)
-
-    with pytest.raises(ConnectionClosed) as raised:
-        await read_to_the_end()
-    received = raised.value.rcvd
-    return (received.code, received.reason) if received is not None else (1006, "")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
