@@ -177,13 +177,14 @@ async def raw_server(handler: Callable[[RawPeer], Awaitable[None]]) -> AsyncIter
         await asyncio.gather(*peers, return_exceptions=True)
 
 
-async def raw_handshake(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def raw_handshake(port: int, path: str, *fields: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection on which a handshake was sent, and nothing was read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n\r\n".encode()
-    )
+    lines = [
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket".encode(),
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==",
+    ]
+    writer.write(b"\r\n".join([*lines, *fields, b"", b""]))
     return reader, writer
 
 

@@ -415,6 +415,18 @@ async def test_a_handshake_with_too_much_in_its_headers_is_431() -> None:
             assert raised.value.response.status_code == 431
 
 
+async def test_a_handshake_that_can_not_be_forwarded_byte_by_byte_is_400() -> None:
+    async with websocket_server(echo) as url:
+        cop = TrafficCop()
+        cop.route("/*", to=url)
+        async with gateway(cop_app(cop)) as running:
+            for value, status in ((b"caf\xc3\xa9", b"101"), (b"caf\xe9", b"400")):
+                reader, writer = await raw_handshake(running.port, "/x", b"Cookie: a=" + value)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+                writer.close()
+                assert head.split(b" ")[1] == status
+
+
 async def test_no_other_protocol_is_upgraded_to() -> None:
     heads: list[RawPeer] = []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.gateway.socket_servers import PATIENCE, RawPeer, cop_app, gateway, raw_server, reset, until
+from tests.gateway.socket_servers import PATIENCE, RawPeer, Running, cop_app, gateway, raw_server, reset, until
 from tests.middleware.session_apps import SECRET
 from traffic_cop_middleware import TrafficCop
 
@@ -30,15 +32,19 @@ class Stream:
         self.peer.writer.write(b"%x\r\n%b\r\n" % (len(text), text) if self._chunked else text)
 
 
-async def ask(port: int, path: str = "/events") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+@contextlib.asynccontextmanager
+async def stream(running: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A client whose stream has begun."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n".encode())
-    async with asyncio.timeout(PATIENCE):
-        head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 ")
-    assert b"content-type: text/event-stream" in head.lower()
-    return reader, writer
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    try:
+        writer.write(b"GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"content-type: text/event-stream" in head.lower()
+        yield reader, writer
+    finally:
+        writer.close()
 
 
 async def next_chunk(reader: asyncio.StreamReader) -> bytes:
@@ -64,13 +70,11 @@ async def test_each_event_arrives_before_the_next_is_sent(settings: dict[str, An
     async with raw_server(serve) as url:
         cop = TrafficCop(**settings)
         cop.route("/*", to=url)
-        async with gateway(cop_app(cop)) as running:
-            reader, writer = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             for number in range(20):
                 assert await next_chunk(reader) == b"id: %d\ndata: event\n\n" % number
                 arrived.put_nowait(number)
             assert await next_chunk(reader) == b""
-            writer.close()
 
 
 async def test_the_head_arrives_before_the_first_event() -> None:
@@ -85,11 +89,9 @@ async def test_the_head_arrives_before_the_first_event() -> None:
     async with raw_server(serve) as url:
         cop = TrafficCop(limits="100/minute", session_secret=SECRET)
         cop.route("/*", to=url)
-        async with gateway(cop_app(cop)) as running:
-            reader, writer = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             begun.set()
             assert await next_chunk(reader) == b"data: 1\n\n"
-            writer.close()
 
 
 @pytest.mark.parametrize("leaving", ["reset", "end"])
@@ -115,8 +117,7 @@ async def test_a_client_that_leaves_ends_the_upstreams_stream(leaving: str, talk
             observer=lambda event: told.append(event) if event.kind == "route.forwarded" else None,
         )
         cop.route("/*", to=url)
-        async with gateway(cop_app(cop)) as running:
-            reader, writer = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, writer):
             assert await next_chunk(reader)
             assert not peers[0].ended.is_set()
             if leaving == "reset":
@@ -143,8 +144,7 @@ async def test_a_stream_lives_by_its_comments_and_breaks_when_it_falls_silent() 
     async with raw_server(serve) as url:
         cop = TrafficCop()
         cop.route("/*", to=url, idle_deadline=1.0, head_deadline=30)
-        async with gateway(cop_app(cop)) as running:
-            reader, _ = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             for _ in range(8):
                 assert await next_chunk(reader) == b": comment\n\n"
             assert await next_chunk(reader) == b"data: last\n\n"
@@ -161,8 +161,7 @@ async def test_a_stream_that_is_silent_from_its_head_on_breaks_by_the_idle_deadl
     async with raw_server(serve) as url:
         cop = TrafficCop()
         cop.route("/*", to=url, idle_deadline=0.3, head_deadline=60)
-        async with gateway(cop_app(cop)) as running:
-            reader, _ = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
 
 
@@ -174,7 +173,6 @@ async def test_a_stream_that_the_upstream_cuts_is_cut_for_the_client() -> None:
     async with raw_server(serve) as url:
         cop = TrafficCop()
         cop.route("/*", to=url)
-        async with gateway(cop_app(cop)) as running:
-            reader, _ = await ask(running.port)
+        async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             assert await next_chunk(reader) == b"data: 1\n\n"
             assert await asyncio.wait_for(reader.read(), PATIENCE) == b""

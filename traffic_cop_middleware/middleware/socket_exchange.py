@@ -124,7 +124,7 @@ class SocketExchange:
             told["attempts"] += 1
             try:
                 request = outgoing(scope, forwarding, upstream, None)
-                request = request._replace(fields=socket_fields(request.fields))
+                request = request._replace(fields=_checked(socket_fields(request.fields)))
                 return await self._transport().connect(
                     upstream.origin,
                     request,
@@ -156,6 +156,20 @@ class SocketExchange:
 
 async def _next(receive: Receive) -> Message:
     return await receive()
+
+
+def _checked(fields: Sequence[Field]) -> Sequence[Field]:
+    """Fields that a handshake can carry.
+
+    Raises:
+        MalformedRequest: one is beyond what transports take as text.
+    """
+    try:
+        for _, value in fields:
+            value.decode()
+    except UnicodeDecodeError as exc:
+        raise MalformedRequest("a header field of a WebSocket's handshake is no UTF-8") from exc
+    return fields
 
 
 def _own(answer: Answer) -> Denial:
