@@ -34,6 +34,8 @@ from tests.gateway.socket_servers import (
 )
 from tests.middleware.session_apps import SECRET
 from traffic_cop_middleware import TrafficCop, session_of
+from traffic_cop_middleware.errors import UpstreamBroken
+from traffic_cop_middleware.middleware.socket_relay import Relay
 
 pytestmark = pytest.mark.asyncio
 
@@ -124,25 +126,45 @@ async def test_an_upstream_that_vanishes_or_talks_rubbish_is_1014_to_the_client(
     assert (attributes["messages_up"], attributes["messages_down"]) == (1, 1)
 
 
-async def test_what_the_upstream_said_before_it_closed_still_arrives() -> None:
-    async def serve(peer: RawPeer) -> None:
-        peer.accept()
-        for number in range(200):
-            peer.send_frame(TEXT, b"%d " % number * 200)
-        peer.send_frame(CLOSE, struct.pack("!H", 4001) + b"enough")
-        await peer.writer.drain()
-        peer.writer.write_eof()
-        while (await peer.read_frame())[0] != CLOSE:
-            pass
+class Dying:
+    """An upstream's socket that takes nothing any more, and still has something to say."""
 
-    async with raw_server(serve) as url:
-        cop = TrafficCop()
-        cop.route("/*", to=url)
-        async with gateway(cop_app(cop)) as running, connect(running.url("/x")) as client:
-            for _ in range(50):
-                await client.send("are you listening")
-            assert [await client.recv() for _ in range(200)] == [f"{number} " * 200 for number in range(200)]
-            assert await closing_of(client) == (4001, "enough")
+    subprotocol = None
+    fields = ()
+
+    def __init__(self) -> None:
+        self.closed = (4001, "enough")
+        self.refused = asyncio.Event()
+        self._said = iter(["one", b"two", None])
+
+    async def receive(self) -> str | bytes | None:
+        await self.refused.wait()
+        return next(self._said)
+
+    async def send(self, message: str | bytes) -> None:
+        self.refused.set()
+        raise UpstreamBroken("gone")
+
+    async def close(self, code: int, reason: str) -> None:
+        raise AssertionError("it has closed itself")
+
+
+async def test_what_an_upstream_said_last_arrives_though_it_takes_nothing_any_more() -> None:
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    incoming.put_nowait({"type": "websocket.receive", "text": "are you there"})
+    relay = Relay(asyncio.create_task(incoming.get()), incoming.get, send, Dying())
+    await asyncio.wait_for(relay.run(), PATIENCE)
+    assert sent == [
+        {"type": "websocket.send", "text": "one"},
+        {"type": "websocket.send", "bytes": b"two"},
+        {"type": "websocket.close", "code": 4001, "reason": "enough"},
+    ]
+    assert (relay.up, relay.down, relay.closed_by, relay.code) == (0, 2, "upstream", 4001)
 
 
 async def test_a_message_above_the_bound_closes_with_1009_both_ways() -> None:
@@ -315,6 +337,45 @@ async def test_a_cancelled_socket_leaves_nothing_behind() -> None:
         await until(lambda: asyncio.all_tasks() <= before)
         await cop._gateway.close()
     assert closings == [1001]
+
+
+async def test_a_cancelled_socket_does_not_wait_for_an_upstream_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("traffic_cop_middleware.adapters.http.aiohttp_sockets.CLOSE_DEADLINE", 0.2)
+    over = asyncio.Event()
+
+    async def serve(peer: RawPeer) -> None:
+        peer.accept()
+        await over.wait()
+
+    received = 0
+
+    async def receive() -> Any:
+        nonlocal received
+        received += 1
+        return {"type": "websocket.receive", "bytes": bytes(65536)} if received > 1 else {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "websocket.accept"
+
+    async with raw_server(serve) as url:
+        cop = TrafficCop()
+        cop.route("/*", to=url)
+        before = len(os.listdir("/proc/self/fd"))
+        running = asyncio.create_task(cop_app(cop)(websocket_scope("/x"), receive, send))
+        await until(lambda: received > 1)
+        seen = -1
+        while seen != received:
+            seen = received
+            await asyncio.sleep(0.2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, PATIENCE)
+        # Only the upstream's side is left open: it reads nothing, so it does not see the end.
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
+        over.set()
+        await cop._gateway.close()
 
 
 async def test_a_storm_of_dropped_sockets_leaves_no_task_and_no_file_descriptor() -> None:
