@@ -19,18 +19,17 @@ from starlette.routing import Route
 from traffic_cop_middleware import TrafficCop
 
 
-def state(request: Request) -> JSONResponse:
-    gc.collect()
-    if "reset" in request.query_params:
+def memory(*, reset: bool) -> dict[str, int]:
+    """Bytes that this process holds, and the most that it held."""
+    if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return JSONResponse(
-        {
-            "resident": int(lines["VmRSS"].split()[0]) * 1024,
-            "peak": int(lines["VmHWM"].split()[0]) * 1024,
-            "tasks": len(asyncio.all_tasks()),
-        }
-    )
+    return {name: int(lines[line].split()[0]) * 1024 for name, line in (("resident", "VmRSS"), ("peak", "VmHWM"))}
+
+
+async def state(request: Request) -> JSONResponse:
+    gc.collect()
+    return JSONResponse({**memory(reset="reset" in request.query_params), "tasks": len(asyncio.all_tasks())})
 
 
 def main(port: str, url: str) -> None:

@@ -136,14 +136,14 @@ async def test_a_stream_lives_by_its_comments_and_breaks_when_it_falls_silent() 
         stream = Stream(peer)
         for _ in range(8):
             stream.send(b": comment\n\n")
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.3)
         stream.send(b"data: last\n\n")
         await peer.reader.read()
         ended.append(peer)
 
     async with raw_server(serve) as url:
         cop = TrafficCop()
-        cop.route("/*", to=url, idle_deadline=1.0, head_deadline=30)
+        cop.route("/*", to=url, idle_deadline=2, head_deadline=30)
         async with gateway(cop_app(cop)) as running, stream(running) as (reader, _):
             for _ in range(8):
                 assert await next_chunk(reader) == b": comment\n\n"

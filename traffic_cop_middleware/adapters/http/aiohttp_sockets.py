@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as tcp
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ssl import SSLContext
 from struct import pack
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractCookieJar
@@ -166,7 +165,14 @@ def _not_offered(socket: Socket) -> str:
 class Socket:
     """`UpstreamSocket` of aiohttp."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool], forget: Any, *, name: str, stall: float) -> None:
+    def __init__(
+        self,
+        socket: aiohttp.ClientWebSocketResponse[bool],
+        forget: Callable[[Socket], None],
+        *,
+        name: str,
+        stall: float,
+    ) -> None:
         self.subprotocol = socket.protocol
         self._response = socket._response
         self.fields: Sequence[Field] = self._response.raw_headers
