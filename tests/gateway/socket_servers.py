@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import socket
 import ssl
 import struct
@@ -30,6 +31,20 @@ from traffic_cop_middleware import TrafficCop
 
 PATIENCE = 15.0
 """Seconds that a test waits for what should come at once: generous, for the machine may be starved."""
+
+OLD = [  # uvicorn's first implementation says that it is deprecated, and so does what it stands on
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::uvicorn.config.UvicornDeprecationWarning"),
+]
+IMPLEMENTATIONS = [
+    "websockets-sansio",
+    pytest.param("websockets", marks=OLD),
+    pytest.param(
+        "wsproto",
+        marks=pytest.mark.skipif(importlib.util.find_spec("wsproto") is None, reason="wsproto is not installed"),
+    ),
+]
+"""uvicorn's WebSocket protocols."""
 
 
 class QuietServer(uvicorn.Server):
