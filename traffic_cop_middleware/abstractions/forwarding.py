@@ -6,6 +6,7 @@ Fields keep their bytes, order and repetitions. What concerns one connection onl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,22 +16,34 @@ from traffic_cop_middleware.contracts.transport import Field
 HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
     }
 )
+FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"te", b"trailer", b"upgrade"})
+"""What says where a message ends and what becomes of its connection: no route may set it."""
+SPOOFABLE = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"via"}
+"""Fields that may not come with "_" for "-" either: some upstreams read "content_length" as "content-length"."""
 ALWAYS_KEPT = frozenset({b"host", b"content-length"})
 """What a Connection field can't take out: without them the message would be another one."""
 INTERNAL = b"x-traffic-"
 """Fields that only a gateway writes; a client's own are taken out."""
-ABOUT_THE_CLIENT = frozenset(
-    {
-        *(b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"),
-        *(b"x-forwarded-prefix", b"x-forwarded-server", b"x-real-ip"),
-    }
-)
+ABOUT_THE_CLIENT = (b"x-forwarded-", b"x-real-ip", b"forwarded")
+"""How fields begin that say who a client is; they are a proxy's to write."""
+WRITTEN = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
+"""Those of them that this gateway writes."""
 NAME = b"traffic-cop"
 """What this gateway calls itself in Via (RFC 9110, section 7.6.3): a pseudonym, for its address is its own business."""
-FORBIDDEN = (b"\r", b"\n", b"\0")
+TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+"""The bytes of a field's value (RFC 9110, section 5.5), obs-text among them."""
+VISIBLE = bytes(each for each in range(0x21, 0x100) if each not in b"#\x7f")
+"""The bytes of a request's target that are sent on. "#" would be where some readers end it."""
+HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+"""RFC 3986, section 3.2.2, without the comma, by which some join two hosts."""
+
+BODILESS = frozenset({204, 304})
+MOST_DIGITS = 18
+"""Digits of a content length: below 2**63, above which readers overflow."""
 
 ForwardedStyle = Literal["both", "x-forwarded", "forwarded", "off"]
 
@@ -74,6 +87,7 @@ def request_fields(
     *,
     client: Client,
     host: bytes,
+    method: str = "GET",
     http_version: str = "1.1",
     style: ForwardedStyle = "both",
     own: Sequence[Field] = (),
@@ -87,49 +101,82 @@ def request_fields(
         MalformedRequest: the request can be read in two ways.
     """
     given = list(fields)
+    if not sound(given):
+        raise MalformedRequest("a header field holds a byte that none may hold")
     named = _connection_options(given)
-    kept: list[Field] = [(b"host", host)]
+    kept: list[Field] = []
     about: dict[bytes, list[bytes]] = {}
     via: list[bytes] = []
     lengths: set[bytes] = set()
-    chunked = False
+    codings: list[bytes] = []
+    hosts = 0
     for name, value in given:
-        _check(name, value)
         plain = name.replace(b"_", b"-") if b"_" in name else name
-        if plain in ABOUT_THE_CLIENT:
+        if plain.startswith(ABOUT_THE_CLIENT):
             about.setdefault(plain, []).append(value)
+        elif plain is not name and plain in SPOOFABLE:
+            continue
         elif name == b"via":
             via.append(value)
         elif name == b"content-length":
+            if not lengths:
+                kept.append((name, value))
             lengths.add(value)
-        elif name == b"host" or name == b"expect" or name in HOP_BY_HOP:  # noqa: PLR1714 - the faster way
-            chunked = chunked or name == b"transfer-encoding"
-        elif not (plain.startswith(INTERNAL) or (name in named and name not in ALWAYS_KEPT)):
+        elif name == b"host":
+            if not hosts:
+                kept.append((name, host))
+            hosts += 1
+        elif name == b"max-forwards" and method == "OPTIONS":
+            kept.append((name, b"%d" % (int(value) - 1) if value.isdigit() and int(value) else value))
+        elif name == b"transfer-encoding":
+            codings.append(value)
+        elif name == b"expect" or name in HOP_BY_HOP or plain.startswith(INTERNAL):
+            continue
+        elif name not in named or name in ALWAYS_KEPT:
             kept.append((name, value))
-    length = _length(lengths)
-    if length is not None and not chunked:
-        kept.append((b"content-length", length))
+    _check_host(client.host, hosts, http_version)
+    if lengths or codings:
+        _check_length(lengths, codings, http_version)
+    if not hosts:
+        kept.insert(0, (b"host", host))
     kept += _about_client(about if client.trusted else {}, client, style)
     kept.append((b"via", b", ".join([*via, http_version.encode() + b" " + NAME])))
-    if own:
-        names = {name for name, _ in own}
-        kept = [field for field in kept if field[0] not in names]
+    if own or changes is not NO_CHANGES:
+        names = {name for name, _ in (*own, *changes.set)}
+        kept = [field for field in kept if field[0].replace(b"_", b"-") not in names]
         kept += own
     return changes.applied(kept) if changes is not NO_CHANGES else kept
 
 
-def response_fields(fields: Iterable[Field], *, changes: FieldChanges = NO_CHANGES) -> list[Field]:
-    """The fields of a response as the client gets them. Names in lower case, as ASGI has them."""
+def response_fields(
+    fields: Iterable[Field], *, status: int = 200, http_version: str = "1.1", changes: FieldChanges = NO_CHANGES
+) -> list[Field]:
+    """The fields of a response as the client gets them. Names in lower case, as ASGI has them.
+
+    A 204 has no Content-Length (RFC 9110, section 8.6), and a 304 loses the one that it may have, for a server that
+    takes it for the length of what follows would wait for that.
+    """
     given = [(name.lower(), value) for name, value in fields]
     named = _connection_options(given)
+    bodiless = status in BODILESS
     kept = []
     for field in given:
         name = field[0]
         if name in HOP_BY_HOP or (name in named and name not in ALWAYS_KEPT) or name.startswith(INTERNAL):
             continue
+        if bodiless and name == b"content-length":
+            continue
         kept.append(field)
-    kept.append((b"via", b"1.1 " + NAME))
+    kept.append((b"via", http_version.encode() + b" " + NAME))
     return changes.applied(kept) if changes is not NO_CHANGES else kept
+
+
+def sound(fields: Sequence[Field]) -> bool:
+    """Whether names are tokens and values hold no control characters (RFC 9110, sections 5.1 and 5.5)."""
+    if not fields:
+        return True
+    names, values = zip(*fields, strict=True)
+    return not (b"" in names or b"".join(names).translate(None, TOKEN) or b"".join(values).translate(None, TEXT))
 
 
 def socket_fields(fields: Iterable[Field]) -> list[Field]:
@@ -137,16 +184,16 @@ def socket_fields(fields: Iterable[Field]) -> list[Field]:
     return [field for field in fields if not field[0].startswith(b"sec-websocket-") and field[0] != b"content-length"]
 
 
-def target(raw_path: bytes, query: bytes, *, strip_prefix: bytes = b"", prefix: bytes = b"") -> bytes:
-    """The path and query as they go out: byte by byte as they came, but for a prefix that is taken off or put on."""
-    path = raw_path
-    if strip_prefix and path.startswith(strip_prefix):
-        path = path[len(strip_prefix) :]
-        if not path.startswith(b"/"):
-            path = b"/" + path
-    if prefix:
-        path = prefix + path
-    return path + b"?" + query if query else path
+def target(path: bytes, query: bytes) -> bytes:
+    """The path and query as they go out, in the bytes that came.
+
+    Raises:
+        MalformedRequest: they hold bytes that end a target.
+    """
+    found = path + b"?" + query if query else path
+    if found.translate(None, VISIBLE):
+        raise MalformedRequest("its target holds a byte that none may hold")
+    return found
 
 
 def _connection_options(fields: Iterable[Field]) -> Collection[bytes]:
@@ -158,20 +205,20 @@ def _connection_options(fields: Iterable[Field]) -> Collection[bytes]:
     return found
 
 
-def _check(name: bytes, value: bytes) -> None:
-    for byte in FORBIDDEN:
-        if byte in value or byte in name:
-            raise MalformedRequest("a header field holds a line break or a NUL")
+def _check_host(host: bytes, times: int, http_version: str) -> None:
+    """RFC 9112, section 3.2: one Host, or two readers take two."""
+    if times > 1 or (not times and http_version == "1.1"):
+        raise MalformedRequest("it has no Host" if not times else "it has more than one Host")
+    if host and not HOST.fullmatch(host):
+        raise MalformedRequest("its Host is none")
 
 
-def _length(lengths: set[bytes]) -> bytes | None:
-    """The one content length (RFC 9112, section 6.3)."""
-    if not lengths:
-        return None
-    length, *others = lengths
-    if others or not length.isdigit():
+def _check_length(lengths: Collection[bytes], codings: Sequence[bytes], http_version: str) -> None:
+    """RFC 9112, section 6.3: one length, or chunks, or two readers see two bodies."""
+    if codings and (lengths or len(codings) > 1 or codings[0].lower() != b"chunked" or http_version == "1.0"):
+        raise MalformedRequest("Transfer-Encoding is not just chunked, or there is a Content-Length beside")
+    if len(lengths) > 1 or not all(length.isdigit() and len(length) <= MOST_DIGITS for length in lengths):
         raise MalformedRequest("Content-Length is no number, or is there twice with different ones")
-    return length
 
 
 def _about_client(said: dict[bytes, list[bytes]], client: Client, style: ForwardedStyle) -> list[Field]:
@@ -179,7 +226,7 @@ def _about_client(said: dict[bytes, list[bytes]], client: Client, style: Forward
     if style == "off":
         return []
     peer, proto = client.peer.encode("latin-1"), client.scheme.encode("ascii")
-    fields: list[Field] = []
+    fields: list[Field] = [(name, value) for name, values in said.items() if name not in WRITTEN for value in values]
     if style in ("both", "x-forwarded"):
         fields.append((b"x-forwarded-for", b", ".join([*said.get(b"x-forwarded-for", ()), peer])))
         fields.append((b"x-forwarded-proto", _first(said, b"x-forwarded-proto", proto)))

@@ -33,6 +33,7 @@ class Outgoing(NamedTuple):
     """A request as it goes out. `target` is the path and query byte by byte; `fields` in order, names in lower case.
 
     `body` is `None` where there is none. Where it is sent with a length, that stands in `fields`; else it is chunked.
+    Nothing here is checked again: it holds no byte that would end a line.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Incoming(Protocol):
 
     status: int
     fields: Sequence[Field]
+    http_version: str
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; no more is read than is taken.

@@ -20,6 +20,10 @@ class BodyTooLarge(Exception):
     """The request's body is over the route's limit."""
 
 
+class BodyTooSlow(Exception):
+    """The client sent nothing of its body for the route's idle deadline."""
+
+
 class ClientBody:
     """Reads what the client sends, and ends the exchange when it leaves.
 
@@ -27,8 +31,9 @@ class ClientBody:
     the disconnect, which cancels the task that made this. So an upstream's work for a client that is gone ends at once.
     """
 
-    def __init__(self, receive: Receive, *, expected: bool, most: int | None) -> None:
+    def __init__(self, receive: Receive, *, expected: bool, most: int | None, idle: float) -> None:
         self._receive = receive
+        self._idle = idle
         self._most = most
         self._size = 0
         self._exchange: asyncio.Task[Any] | None = asyncio.current_task()
@@ -38,6 +43,7 @@ class ClientBody:
         self.gone = False
         """Whether the client has left."""
         self.too_large = False
+        self.too_slow = False
         self.copied: list[bytes] | None = None
         """What came so far, where a copy is asked for; `None` once that is too much."""
         if not expected:
@@ -47,10 +53,15 @@ class ClientBody:
         """The body as it comes; the next piece is asked for when the one before was taken.
 
         Raises:
-            ClientGone, BodyTooLarge: see there.
+            ClientGone, BodyTooLarge, BodyTooSlow: see there.
         """
         while True:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(self._idle):
+                    message = await self._receive()
+            except TimeoutError as exc:
+                self.too_slow = True
+                raise BodyTooSlow from exc
             if message["type"] == "http.disconnect":
                 self._leave()
                 raise ClientGone

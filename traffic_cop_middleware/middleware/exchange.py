@@ -12,10 +12,15 @@ from urllib.parse import quote
 from starlette.types import Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.forwarding import (
+    BODILESS,
+    MOST_DIGITS,
+    TOKEN,
     Client,
     MalformedRequest,
     request_fields,
     response_fields,
+    sound,
+    target,
 )
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy
 from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream
@@ -26,7 +31,7 @@ from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_w
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that may be asked again where the connection turned out to be closed (RFC 9110, section 9.2.1)."""
-BODYLESS = frozenset({204, 304})
+CLOSE = (b"connection", b"close")
 
 BAD_GATEWAY = answer_with(
     Refusal(502, (), "", 0, "The service behind this route did not answer as it should."), title="Bad Gateway"
@@ -44,9 +49,16 @@ FIELDS_TOO_LARGE = answer_with(
     Refusal(431, (), "", 0, "The request's header fields are larger than this route takes."),
     title="Request Header Fields Too Large",
 )
-NO_TRACE = answer_with(
-    Refusal(405, (), "", 0, "TRACE is not forwarded."), title="Method Not Allowed", fields=[(b"allow", b"GET, HEAD")]
+TOO_SLOW = answer_with(
+    Refusal(408, (), "", 0, "The request's body did not come in time."), title="Request Timeout", fields=[CLOSE]
 )
+NOT_FORWARDED = answer_with(
+    Refusal(405, (), "", 0, "This method is not forwarded."),
+    title="Method Not Allowed",
+    fields=[(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],
+)
+LAST_HOP = Answer(Refusal(204, (), "", 0, ""), (), b"")
+"""What OPTIONS is answered that may go no further (RFC 9110, section 7.6.2)."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -91,7 +103,10 @@ class Exchange:
         if refused is not None:
             await refuse(scope, receive, send, answer=refused, fields=(), on_refusal=None)
             return
-        body = ClientBody(receive, expected=has_body(scope), most=policy.max_body)
+        if expected := has_body(scope):
+            # Some servers add a request's trailers to its fields as they come: what counts is what came first.
+            scope = {**scope, "headers": tuple(scope["headers"])}
+        body = ClientBody(receive, expected=expected, most=policy.max_body, idle=policy.idle_deadline)
         if forwarding.mirror is not None:
             body.copied = []
         start = monotonic()
@@ -104,8 +119,13 @@ class Exchange:
                 await refuse(scope, receive, send, answer=found, fields=(), on_refusal=None)
                 return
             incoming = found
+            if not sound(incoming.fields):
+                told["status"] = 502
+                body.close()
+                await refuse(scope, receive, send, answer=BAD_GATEWAY, fields=(), on_refusal=None)
+                return
             told["status"] = incoming.status
-            await self._pass_back(scope, send, incoming, policy)
+            await self._pass_back(scope, send, incoming, policy, body)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not body.gone or (task is not None and task.uncancel() > 0):
@@ -139,12 +159,14 @@ class Exchange:
     async def _drop_answer(self, upstream: Upstream, copy: Outgoing, forwarding: Forwarding) -> None:
         told: dict[str, Any] = {"route": forwarding.route, "upstream": upstream.name, "status": None}
         incoming: Incoming | None = None
+        deadlines = forwarding.policy.deadlines
         try:
-            incoming = await self._transport().send(upstream.origin, copy, deadlines=forwarding.policy.deadlines)
-            told["status"] = incoming.status
-            async for _ in incoming.chunks():
-                pass
-        except UpstreamError as exc:
+            async with asyncio.timeout(sum(deadlines)):
+                incoming = await self._transport().send(upstream.origin, copy, deadlines=deadlines)
+                told["status"] = incoming.status
+                async for _ in incoming.chunks():
+                    pass
+        except (UpstreamError, TimeoutError) as exc:
             told["error"] = type(exc).__name__
         finally:
             if incoming is not None:
@@ -173,6 +195,8 @@ class Exchange:
                 )
                 if body.too_large:
                     return TOO_LARGE
+                if body.too_slow:
+                    return TOO_SLOW
                 if isinstance(exc, UpstreamBroken) and exc.stale and repeatable:
                     repeatable = False
                     continue
@@ -182,17 +206,23 @@ class Exchange:
         return answer
 
     @staticmethod
-    async def _pass_back(scope: Scope, send: Send, incoming: Incoming, policy: RoutePolicy) -> None:
-        fields = response_fields(incoming.fields, changes=policy.response_changes)
+    async def _pass_back(scope: Scope, send: Send, incoming: Incoming, policy: RoutePolicy, body: ClientBody) -> None:
         status = incoming.status
+        fields = response_fields(
+            incoming.fields, status=status, http_version=incoming.http_version, changes=policy.response_changes
+        )
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        if scope["method"] != "HEAD" and status not in BODYLESS:
-            left = next((int(value) for name, value in fields if name == b"content-length" and value.isdigit()), -1)
-            async for chunk in incoming.chunks():
-                left -= len(chunk)
-                await send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
-                if left == 0:
-                    return
+        if scope["method"] != "HEAD" and status not in BODILESS:
+            left = next((int(value) for name, value in fields if name == b"content-length"), -1)
+            if left:
+                async for chunk in incoming.chunks():
+                    left -= len(chunk)
+                    if not left:
+                        body.close()
+                    await send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
+                    if not left:
+                        return
+        body.close()  # or the server's "disconnect" after a response would cancel what others do after ours
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -203,19 +233,23 @@ def outgoing(scope: Scope, forwarding: Forwarding, upstream: Upstream, body: Cli
         MalformedRequest: it can be read in two ways, or holds what can't be forwarded.
     """
     policy = forwarding.policy
+    method: str = scope.get("method", "GET")
+    if not method.isascii() or method.encode().translate(None, TOKEN):
+        raise MalformedRequest("its method is none")
+    version = scope.get("http_version", "1.1")
     fields = request_fields(
         scope.get("headers", ()),
         client=forwarding.client,
         host=forwarding.client.host if policy.keep_host and forwarding.client.host else upstream.authority,
-        http_version=scope.get("http_version", "1.1"),
+        method=method,
+        http_version=version,
         style=policy.forwarded,
         own=forwarding.own,
         changes=policy.request_changes,
     )
-    target = upstream.prefix + policy.path(forwarding.pattern, raw_path_of(scope))
-    query = scope.get("query_string", b"")
+    path = upstream.prefix + policy.path(forwarding.pattern, raw_path_of(scope))
     streamed = body.chunks() if body is not None and not body.ended else None
-    return Outgoing(scope.get("method", "GET"), target + b"?" + query if query else target, fields, streamed)
+    return Outgoing(method, target(path, scope.get("query_string", b"")), fields, streamed)
 
 
 def raw_path_of(scope: Scope) -> bytes:
@@ -238,16 +272,21 @@ def has_body(scope: Scope) -> bool:
 
 def refusal_of(scope: Scope, policy: RoutePolicy) -> Answer | None:
     """What a request is answered that is not forwarded at all."""
-    if scope["method"] == "TRACE":
-        return NO_TRACE
+    method = scope["method"]
+    if method in ("TRACE", "CONNECT"):
+        return NOT_FORWARDED
     size = 0
-    for name, value in scope.get("headers", ()):
+    for name, value in scope["headers"]:
         size += len(name) + len(value) + 4
-        too_long = policy.max_body is not None and name == b"content-length" and value.isdigit()
-        if too_long and int(value[:20]) > (policy.max_body or 0):
-            return TOO_LARGE
+        if name == b"content-length" and policy.max_body is not None and value.isdigit():
+            if len(value) > MOST_DIGITS or int(value) > policy.max_body:
+                return TOO_LARGE
+        elif name == b"max-forwards" and method == "OPTIONS" and value.isdigit() and not value.strip(b"0"):
+            return LAST_HOP
     return FIELDS_TOO_LARGE if size > policy.max_headers else None
 
 
 def malformed(exc: MalformedRequest) -> Answer:
-    return answer_with(Refusal(400, (), "", 0, f"The request can't be forwarded: {exc}."), title="Bad Request")
+    """Nobody knows where such a request ends, so its connection does (RFC 9112, section 6.1)."""
+    refusal = Refusal(400, (), "", 0, f"The request can't be forwarded: {exc}.")
+    return answer_with(refusal, title="Bad Request", fields=[CLOSE])

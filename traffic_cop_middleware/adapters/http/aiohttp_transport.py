@@ -1,52 +1,32 @@
 """`Transport` on aiohttp's client.
 
-Of the ready clients it is the one that keeps a request as it is: the raw path, repeated fields in their order, no
-decompression, an answer that comes before the upload has ended, back-pressure both ways. What it can't send are header
-values that are no UTF-8; trailers of a response do not come through.
+Of the ready clients it is the one that leaves a message as it is: repeated fields in their order, no decompression, an
+answer that comes before the upload has ended, back-pressure both ways. Requests are written by us, in their own bytes;
+trailers of a response do not come through.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractCookieJar
 from multidict import CIMultiDict
 from yarl import URL
 
+from traffic_cop_middleware.adapters.http.aiohttp_requests import LONGEST_FIELD, READ_SIZE, Connector, Link, Response
+from traffic_cop_middleware.adapters.http.aiohttp_requests import mapped as _mapped
+from traffic_cop_middleware.adapters.http.aiohttp_requests import name_of as _name
 from traffic_cop_middleware.adapters.http.aiohttp_sockets import Sockets
 from traffic_cop_middleware.contracts.transport import Deadlines, Field, Incoming, Origin, Outgoing, UpstreamSocket
-from traffic_cop_middleware.errors import (
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 
-LONGEST_FIELD = 65_536
-MOST_FIELDS = 256
-READ_SIZE = 65_536
-"""Bytes of a response that are read ahead of what the client takes."""
 AUTOMATIC = ("accept", "accept-encoding", "content-type", "user-agent")
 """What aiohttp would add by itself."""
 
-_reused: ContextVar[list[bool]] = ContextVar("reused")
-
-
-class Connector(aiohttp.TCPConnector):
-    """A pool that tells whether the connection it gave was used before."""
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        protocol: Any = connection.protocol
-        told = _reused.get(None)
-        if told is not None:
-            told.append(getattr(protocol, "was_used", False))
-        protocol.was_used = True
-        return connection
+MOST_ORIGINS = 1024
+"""Upstreams whose place in the pool is kept at hand."""
 
 
 class AiohttpTransport:
@@ -61,13 +41,16 @@ class AiohttpTransport:
         self._kept = kept
         self._session: aiohttp.ClientSession | None = None
         self._sockets = Sockets(skipped=AUTOMATIC, longest_field=LONGEST_FIELD)
+        self._connector: Connector | None = None
+        self._places: dict[Origin, aiohttp.ClientRequest] = {}
 
     def _open(self) -> aiohttp.ClientSession:
         session = self._session
         if session is None:
             jar: AbstractCookieJar = aiohttp.DummyCookieJar()
+            self._connector = Connector(connections=self._connections, kept=self._kept)
             session = self._session = aiohttp.ClientSession(
-                connector=Connector(limit=0, limit_per_host=self._connections, keepalive_timeout=self._kept),
+                connector=self._connector,
                 cookie_jar=jar,
                 auto_decompress=False,
                 skip_auto_headers=AUTOMATIC,
@@ -80,24 +63,41 @@ class AiohttpTransport:
         return session
 
     async def send(self, origin: Origin, request: Outgoing, *, deadlines: Deadlines) -> Incoming:
-        session = self._open()
-        reused: list[bool] = []
-        token = _reused.set(reused)
+        self._open()
+        connector, place = self._connector, self._place(origin)
+        if connector is None:
+            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the gateway is closing")
         try:
-            response = await session.request(
-                request.method,
-                url_of(origin, request.target),
-                headers=_headers(request.fields),
-                data=request.body,
-                allow_redirects=False,
-                timeout=_timeout(deadlines),
-                ssl=origin.tls if origin.tls is not None else True,
-            )
-        except Exception as exc:
-            raise _mapped(exc, origin, stale=bool(reused and reused[-1])) from exc
-        finally:
-            _reused.reset(token)
-        return Response(response, origin, deadlines.idle)
+            connection = await connector.connect(place, [], _timeout(deadlines))
+        except TimeoutError as exc:
+            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: no connection in time") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: {exc.__cause__ or exc}") from exc
+        link = connection.protocol
+        if not isinstance(link, Link):
+            connection.close()
+            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the connection is closed")
+        response = Response(connection, link, origin, deadlines)
+        try:
+            await response.ask(request)
+        except BaseException as exc:
+            response.close()
+            if isinstance(exc, UpstreamBroken) and exc.stale:
+                connector.close_resting(place)
+            raise
+        return response
+
+    def _place(self, origin: Origin) -> aiohttp.ClientRequest:
+        """What the pool knows an origin by."""
+        place = self._places.get(origin)
+        if place is None:
+            if len(self._places) >= MOST_ORIGINS:
+                del self._places[next(iter(self._places))]
+            tls = origin.tls if origin.tls is not None else True
+            url = url_of(origin, b"/")
+            place = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), ssl=tls)
+            self._places[origin] = place
+        return place
 
     async def connect(
         self, origin: Origin, request: Outgoing, *, subprotocols: Sequence[str], deadlines: Deadlines
@@ -118,32 +118,9 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         await self._sockets.close()
-        session, self._session = self._session, None
+        session, self._session, self._connector = self._session, None, None
         if session is not None:
             await session.close()
-
-
-class Response:
-    """`Incoming` of aiohttp."""
-
-    def __init__(self, response: aiohttp.ClientResponse, origin: Origin, idle: float) -> None:
-        self.status = response.status
-        self.fields: Sequence[Field] = response.raw_headers
-        self._response = response
-        self._origin = origin
-        connection = response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = idle
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise _mapped(exc, self._origin, stale=False) from exc
-
-    def close(self) -> None:
-        self._response.release() if self._response.content.at_eof() else self._response.close()
 
 
 def url_of(origin: Origin, target: bytes) -> URL:
@@ -163,22 +140,3 @@ def _timeout(deadlines: Deadlines) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=None, connect=deadlines.connect, sock_connect=deadlines.connect, sock_read=deadlines.head
     )
-
-
-def _name(origin: Origin) -> str:
-    return f"{origin.scheme}://{origin.host}:{origin.port}"
-
-
-def _mapped(exc: Exception, origin: Origin, *, stale: bool) -> UpstreamError:
-    """The error of ours for one of aiohttp's."""
-    name = _name(origin)
-    if isinstance(exc, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
-        return UpstreamUnreachable(f"{name} can't be reached: {exc.__cause__ or exc}")
-    if isinstance(exc, TimeoutError):
-        return UpstreamTimeout(f"{name} did not answer in time")
-    if isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
-        partial = getattr(exc, "message", None)
-        return UpstreamBroken(f"{name} closed the connection", stale=stale and not isinstance(partial, bytes))
-    if isinstance(exc, (aiohttp.ClientError, OSError)):
-        return UpstreamBroken(f"{name} did not answer with HTTP as it should: {type(exc).__name__}")
-    raise exc
