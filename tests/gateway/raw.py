@@ -92,7 +92,8 @@ class Peer:
         values = {name.lower(): value for name, value in fields}
         body, trailers = b"", list[Field]()
         response = start.startswith(b"HTTP/")
-        if bodiless or (response and start.split(b" ")[1][:1] == b"1"):
+        status = start.split(b" ")[1] if response else b""
+        if bodiless or status in (b"204", b"304") or status.startswith(b"1"):
             pass
         elif b"transfer-encoding" in values:
             async for chunk in self.chunks():

@@ -57,6 +57,7 @@ async def served(cop: TrafficCop, found: Served, *, parser: str) -> AsyncIterato
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
     )

@@ -45,6 +45,10 @@ class Link(ResponseHandler):
             return
         self.heard = True
         super().data_received(data)
+        exc, payload = self._exception, self._payload
+        if exc is not None and payload is not None and not payload.is_eof():
+            # aiohttp tells of an error in the middle of a body who waits for a head, and nobody does.
+            payload.set_exception(exc)
 
     def rests(self) -> bool:
         """Whether it stands between two messages: not in the middle of one that nobody asked for."""
@@ -139,17 +143,18 @@ class Response:
                 break
             if message.code == 101:
                 raise self._broken("switched protocols unasked")
-        if not 200 <= message.code <= 599:
-            raise self._broken(f"answered with the status {message.code}")
+        version = message.version
+        if version[0] != 1 or not 200 <= message.code <= 599:
+            raise self._broken(f"answered with HTTP/{version[0]}.{version[1]} and the status {message.code}")
         headers = message.headers
         lengths, codings = headers.getall("content-length", ()), headers.getall("transfer-encoding", ())
         if len(lengths) + len(codings) > 1 or (codings and codings[0].lower() != "chunked"):
             raise self._broken("answered with a body of doubtful length")
-        if codings and message.version < (1, 1):
+        if codings and version[1] == 0:
             raise self._broken("answered with chunks by HTTP/1.0")
         self.status = message.code
         self.fields = message.raw_headers
-        self.http_version = f"{message.version[0]}.{message.version[1]}"
+        self.http_version = "1.1" if version[1] else "1.0"
         self._payload = payload
         link.read_timeout = self._deadlines.idle
         if not payload.is_eof():
