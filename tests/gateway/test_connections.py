@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
+from tests.asgi import Message
 from tests.gateway.raw import OK, Peer, answering, client, eventually, get, post, upstream
 from tests.gateway.served import gateway
 from tests.servers import free_port
+from traffic_cop_middleware.middleware.client_body import ClientBody
 
 pytestmark = pytest.mark.asyncio
 
@@ -217,10 +220,27 @@ async def test_a_client_that_leaves_ends_the_upstreams_work(parser: str, moment:
         assert served.errors == []
 
 
+async def test_a_client_that_leaves_is_noticed_while_nobody_takes_what_it_sent() -> None:
+    messages = iter([{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}])
+    taken: list[bytes] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        return next(messages)
+
+    async def exchange() -> None:
+        body = ClientBody(receive, expected=True, most=None, idle=10.0)
+        async for chunk in body.chunks():
+            taken.append(chunk)
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await asyncio.wait([task := asyncio.create_task(exchange())])
+    assert (taken, task.cancelled()) == ([b"a"], True)
+
+
 async def test_a_client_that_leaves_while_its_instance_is_being_reached_leaves_nothing() -> None:
     """The listening socket's queue is full, so that connecting takes as long as it may."""
-    import socket
-
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -313,6 +313,8 @@ async def test_the_gateway_outside_of_the_limits_is_an_error() -> None:
         ({"to": "http://a", "forwarded": "yes"}, "forwarded='yes'"),
         ({"to": "http://a", "request_headers": {"a b": "1"}}, "no header's name"),
         ({"to": "http://a", "request_headers": {"a": "1\r\n2"}}, "control characters"),
+        ({"to": "http://a", "request_headers": {"Transfer-Encoding": "chunked"}}, "where a message ends"),
+        ({"to": "http://a", "response_headers": {"Content-Length": "1"}}, "where a message ends"),
         ({"to": "http://a", "mirror": THE_APP}, "mirror"),
         ({"to": Upstream("https://a"), "limits": "10"}, "10"),
     ],

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any, get_args
 
 from traffic_cop_middleware.abstractions.destinations import Destination, header_fields
-from traffic_cop_middleware.abstractions.forwarding import FieldChanges, ForwardedStyle
+from traffic_cop_middleware.abstractions.forwarding import FRAMING, FieldChanges, ForwardedStyle
 from traffic_cop_middleware.abstractions.gateway_routes import PARAM, GatewayRoute
 from traffic_cop_middleware.abstractions.upstreams import Pool
 from traffic_cop_middleware.contracts.transport import Deadlines
@@ -176,4 +176,7 @@ def _is_path(text: object) -> bool:
 def _changes(argument: str, headers: Headers, remove: Iterable[str]) -> FieldChanges:
     names = [remove] if isinstance(remove, str) else list(remove)
     removed = frozenset(name for name, _ in header_fields(f"remove_{argument}", [(name, "") for name in names]))
-    return FieldChanges(set=header_fields(argument, headers), remove=removed)
+    fields = header_fields(argument, headers)
+    if framing := [name.decode() for name, _ in fields if name in FRAMING]:
+        raise ConfigurationError(f"{argument}: {framing[0]!r} says where a message ends, which is not a route's to say")
+    return FieldChanges(set=fields, remove=removed)

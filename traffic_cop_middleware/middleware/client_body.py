@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 MOST_COPIED = 64 * 1024
 """Bytes of a body that are kept for a mirror; requests with more are not mirrored."""
@@ -27,8 +27,9 @@ class BodyTooSlow(Exception):
 class ClientBody:
     """Reads what the client sends, and ends the exchange when it leaves.
 
-    Only one may call `receive` at a time: while the body comes that is who sends it on, and then a task that waits for
-    the disconnect, which cancels the task that made this. So an upstream's work for a client that is gone ends at once.
+    Only one may call `receive` at a time: while the body comes that is who sends it on, one message ahead, and then a
+    task that waits for the disconnect. Whoever hears of that cancels the task that made this, so that an upstream's
+    work for a client that is gone ends at once.
     """
 
     def __init__(self, receive: Receive, *, expected: bool, most: int | None, idle: float) -> None:
@@ -38,6 +39,7 @@ class ClientBody:
         self._size = 0
         self._exchange: asyncio.Task[Any] | None = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        self._ahead: asyncio.Task[Message] | None = None
         self.ended = not expected
         """Whether all of it has come."""
         self.gone = False
@@ -58,12 +60,11 @@ class ClientBody:
         while True:
             try:
                 async with asyncio.timeout(self._idle):
-                    message = await self._receive()
+                    message = await (self._ahead or self._next())
             except TimeoutError as exc:
                 self.too_slow = True
                 raise BodyTooSlow from exc
             if message["type"] == "http.disconnect":
-                self._leave()
                 raise ClientGone
             body: bytes = message.get("body", b"")
             self._size += len(body)
@@ -74,26 +75,35 @@ class ClientBody:
                 self.copied.append(body)
                 if self._size > MOST_COPIED:
                     self.copied = None
+            more = message.get("more_body", False)
+            # Asked for ahead, so that a client that leaves is noticed while the upstream takes nothing.
+            self._ahead = asyncio.create_task(self._next()) if more and body else None
             if body:
                 yield body
-            if not message.get("more_body", False):
+            if not more:
                 break
         self.ended = True
         self._watch()
 
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._leave()
+        return message
+
     def close(self) -> None:
         """The exchange is over."""
         self._exchange = None
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self._ahead):
+            if task is not None:
+                task.cancel()
 
     def _watch(self) -> None:
         self._watcher = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self._next())["type"] != "http.disconnect":
             pass
-        self._leave()
 
     def _leave(self) -> None:
         self.gone = True
