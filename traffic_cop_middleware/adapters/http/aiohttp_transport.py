@@ -7,6 +7,7 @@ trailers of a response do not come through.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
