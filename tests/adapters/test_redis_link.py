@@ -611,6 +611,23 @@ def test_closing_while_the_probe_runs_ends_it(run: Run) -> None:
     run(scenario())
 
 
+def test_closing_at_any_moment_of_a_way_back_leaves_nothing(run: Run) -> None:
+    async def scenario() -> None:
+        for ticks in range(24):
+            async with FakeRedis() as server, OpenLink(server.port) as opened:
+                server.talks[0].transport.abort()
+                await ticks_until(lambda opened=opened: not opened.link.up)
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                await opened.link.close()
+                assert not opened.link.up
+                with pytest.raises(StoreUnavailable):
+                    opened.link.ask("ECHO", 1)
+                await poll(lambda server=server: not server.talks)
+
+    run(scenario())
+
+
 def test_a_cancelled_connect_leaves_nothing(run: Run) -> None:
     async def scenario() -> None:
         async with FakeRedis() as server:

@@ -243,6 +243,8 @@ class Link(asyncio.Protocol):
                 await connection.send_command("PING")
                 await connection.read_response()
             transport = self._transport_of(connection)
+            if self._state == "closed":  # redis-py writes by `wait_for`, which loses a cancellation on Python 3.11
+                raise StoreUnavailable(f"{self._name} was closed")  # noqa: TRY301 - the same end as a cancellation's
         except TimeoutError as exc:
             self._discard(connection)
             raise StoreTimeout(f"no connection within {CONNECT_DEADLINE:g} s") from exc
