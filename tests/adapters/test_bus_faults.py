@@ -376,6 +376,36 @@ def test_a_connection_that_died_without_a_word_is_replaced(run: Run) -> None:
     run(scenario())
 
 
+def test_who_leaves_and_comes_again_while_it_connects_has_one_connection(run: Run) -> None:
+    async def scenario() -> None:
+        def answer(command: Command) -> bytes | None:
+            return b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n" if command[0] == b"SUBSCRIBE" else None
+
+        for ticks in range(24):
+            async with FakeRedis(answer) as server:
+                listening: list[str] = []
+                notifications = Notifications(
+                    partial(Connection, host="127.0.0.1", port=server.port, protocol=2, retry=Retry(NoBackoff(), 0)),
+                    reachable=lambda: True,
+                    heard=lambda channel, text: None,
+                    listening=listening.append,
+                )
+                notifications.want("c")
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                notifications.drop()
+                listening.clear()
+                notifications.want("c")
+                await poll(lambda listening=listening: listening)
+                await notifications.ended()
+                await poll(lambda server=server: len(server.talks) == 1)
+                notifications.drop()
+                await notifications.ended()
+                await poll(lambda server=server: not server.talks)
+
+    run(scenario())
+
+
 # Subscriptions while Redis is not there
 
 

@@ -124,6 +124,9 @@ class Notifications(asyncio.Protocol):
         except BaseException:
             discard(connection)
             raise
+        if self._returning is not asyncio.current_task():  # cancelled: `wait_for` loses that on Python 3.11
+            discard(connection)
+            raise asyncio.CancelledError
         reader, writer = connection._reader, connection._writer
         if reader is None or writer is None or reader.at_eof() or not self._channels:
             discard(connection)
