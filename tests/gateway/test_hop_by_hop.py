@@ -153,3 +153,8 @@ async def test_the_upstreams_own_host_where_the_route_says_so(parser: str) -> No
     assert seen[b"x-forwarded-host"] == [b"shop.example"]
     _, seen = await passed_up(parser, b"GET / HTTP/1.0\r\n\r\n")
     assert seen[b"host"][0].startswith(b"127.0.0.1:"), "a client of HTTP/1.0 names no host"
+
+
+async def test_a_host_that_the_route_sets() -> None:
+    _, seen = await passed_up("h11", get(), request_headers={"Host": "inner"})
+    assert (seen[b"host"], seen[b"x-forwarded-host"]) == ([b"inner"], [b"shop.example"])

@@ -21,14 +21,15 @@ HOP_BY_HOP = frozenset(
 )
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"te", b"trailer", b"upgrade"})
 """What says where a message ends and what becomes of its connection: no route may set it."""
-SPOOFABLE = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"via"}
-"""Fields that may not come with "_" for "-" either: some upstreams read "content_length" as "content-length"."""
+SPECIAL = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"via", b"max-forwards"}
+"""Fields of a request that do not just pass, nor with "_" for "-": some upstreams take the one for the other."""
 ALWAYS_KEPT = frozenset({b"host", b"content-length"})
 """What a Connection field can't take out: without them the message would be another one."""
 INTERNAL = b"x-traffic-"
 """Fields that only a gateway writes; a client's own are taken out."""
 ABOUT_THE_CLIENT = (b"x-forwarded-", b"x-real-ip", b"forwarded")
 """How fields begin that say who a client is; they are a proxy's to write."""
+OURS = (*ABOUT_THE_CLIENT, INTERNAL)
 WRITTEN = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
 """Those of them that this gateway writes."""
 NAME = b"traffic-cop"
@@ -110,30 +111,34 @@ def request_fields(
     lengths: set[bytes] = set()
     codings: list[bytes] = []
     hosts = 0
-    for name, value in given:
-        plain = name.replace(b"_", b"-") if b"_" in name else name
-        if plain.startswith(ABOUT_THE_CLIENT):
+    mine = {name for name, _ in (*own, *changes.set)}
+    for field in given:
+        name, value = field
+        if not (name in SPECIAL or name in mine or name in named or name.startswith(OURS) or b"_" in name):
+            kept.append(field)
+            continue
+        plain = name.replace(b"_", b"-")
+        if name == b"host":
+            if not hosts:
+                kept.append((name, host))
+            hosts += 1
+        elif plain.startswith(ABOUT_THE_CLIENT):
             about.setdefault(plain, []).append(value)
-        elif plain is not name and plain in SPOOFABLE:
+        elif plain in mine or plain.startswith(INTERNAL) or (plain != name and plain in SPECIAL):
             continue
         elif name == b"via":
             via.append(value)
         elif name == b"content-length":
             if not lengths:
-                kept.append((name, value))
+                kept.append(field)
             lengths.add(value)
-        elif name == b"host":
-            if not hosts:
-                kept.append((name, host))
-            hosts += 1
-        elif name == b"max-forwards" and method == "OPTIONS":
-            kept.append((name, b"%d" % (int(value) - 1) if value.isdigit() and int(value) else value))
         elif name == b"transfer-encoding":
             codings.append(value)
-        elif name == b"expect" or name in HOP_BY_HOP or plain.startswith(INTERNAL):
-            continue
-        elif name not in named or name in ALWAYS_KEPT:
-            kept.append((name, value))
+        elif name not in SPECIAL and name not in named:
+            kept.append(field)
+        elif name == b"max-forwards" and name not in named:
+            counted = method == "OPTIONS" and value.isdigit() and int(value)
+            kept.append((name, b"%d" % (counted - 1)) if counted else field)
     _check_host(client.host, hosts, http_version)
     if lengths or codings:
         _check_length(lengths, codings, http_version)
@@ -141,10 +146,7 @@ def request_fields(
         kept.insert(0, (b"host", host))
     kept += _about_client(about if client.trusted else {}, client, style)
     kept.append((b"via", b", ".join([*via, http_version.encode() + b" " + NAME])))
-    if own or changes is not NO_CHANGES:
-        names = {name for name, _ in (*own, *changes.set)}
-        kept = [field for field in kept if field[0].replace(b"_", b"-") not in names]
-        kept += own
+    kept += own
     return changes.applied(kept) if changes is not NO_CHANGES else kept
 
 
