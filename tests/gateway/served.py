@@ -86,7 +86,7 @@ async def served(cop: TrafficCop, found: Served, *, parser: str) -> AsyncIterato
 async def gateway(to: Any, *, parser: str = "httptools", **settings: Any) -> AsyncIterator[Served]:
     """A gateway with one route, for everything below /, to one destination."""
     found = Served()
-    cop = TrafficCop(observer=found.events.append)
+    cop = TrafficCop(observer=found.events.append, trusted_proxies=settings.pop("trusted_proxies", ()))
     cop.route(settings.pop("pattern", "/*"), to=to, name="all", **settings)
     async with served(cop, found, parser=parser) as running:
         yield running

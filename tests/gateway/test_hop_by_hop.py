@@ -120,6 +120,25 @@ async def test_who_the_client_is_nobody_but_the_gateway_says(parser: str) -> Non
     assert {name for name in seen if name.startswith(b"x")} == known
 
 
+async def test_what_a_trusted_proxy_says_of_the_client_is_kept_and_added_to(parser: str) -> None:
+    said = [
+        b"X-Forwarded-For: 6.6.6.6",
+        b"X-Forwarded-For: 10.0.0.1",
+        b"X-Forwarded-Proto: https",
+        b"X-Forwarded-Host: outer",
+        b"X-Forwarded-Port: 443",
+        b"X-Real-IP: 6.6.6.6",
+        b"Forwarded: for=6.6.6.6;proto=https",
+        b"X-Traffic-User: root",
+    ]
+    _, seen = await passed_up(parser, get(b"/", *said), trusted_proxies=["127.0.0.0/8"])
+    assert seen[b"x-forwarded-for"] == [b"6.6.6.6, 10.0.0.1, 127.0.0.1"]
+    assert (seen[b"x-forwarded-proto"], seen[b"x-forwarded-host"]) == ([b"https"], [b"outer"])
+    assert (seen[b"x-forwarded-port"], seen[b"x-real-ip"]) == ([b"443"], [b"6.6.6.6"])
+    assert seen[b"forwarded"] == [b"for=6.6.6.6;proto=https, for=127.0.0.1;host=shop.example;proto=http"]
+    assert b"x-traffic-user" not in seen
+
+
 @pytest.mark.parametrize("name", [b"Content_Length", b"Transfer_Encoding", b"Host", b"X_Key", b"X_Request_Id", b"Via"])
 async def test_a_name_that_some_read_as_another_does_not_pass(name: bytes) -> None:
     """CGI and WSGI write "_" for "-": to them, content_length is content-length."""

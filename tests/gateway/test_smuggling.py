@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
+
 import pytest
 
-from tests.gateway.raw import OK, Peer, Upstream, answering, client, eventually, get, upstream
+from tests.gateway.raw import OK, Message, Peer, Upstream, answering, client, eventually, get, upstream
 from tests.gateway.served import gateway
 
 pytestmark = pytest.mark.asyncio
@@ -123,6 +127,43 @@ async def test_a_host_that_is_one_passes(parser: str, host: bytes) -> None:
         await peer.send(get(host=b"Host: " + host))
         assert (await peer.message()).status == 200
         assert b"\r\nhost: " + host + b"\r\n" in up.seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_mangled_requests_reach_the_upstream_as_ours_or_not_at_all(parser: str, seed: int) -> None:
+    chance = random.Random(seed)
+    nasty = [*(bytes([each]) for each in b"\r\n\0 \t:,;0\x0b\xff"), b"\r\n", b"\r\n\r\n", b"chunked", b""]
+    sane = [raw(b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n"), raw(b"Content-Length: 3", body=b"abc")]
+    corpus = [*SMUGGLED.values(), *(each + HIDDEN for each in sane * 15)]
+    heads: list[Message] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            heads.append(await peer.message())
+            await peer.send(OK)
+
+    async def mangled(port: int) -> None:
+        data = chance.choice(corpus)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(data))
+            data = data[:at] + chance.choice(nasty) + data[at + chance.randrange(3) :]
+        async with client(port) as peer:
+            await peer.send(data)
+            with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+                async with asyncio.timeout(0.3):
+                    await peer.rest()
+
+    # The script reads as strictly as it can be read: where a body were longer or shorter than it says, what follows
+    # would be no request, or none that bears our Via.
+    async with upstream(script) as up, gateway(up.url, parser=parser) as served:
+        await asyncio.gather(*(mangled(served.port) for _ in range(100)))
+        assert served.errors == []
+    assert heads
+    for message in heads:
+        assert message.values(b"via") in ([b"1.1 traffic-cop"], [b"1.0 traffic-cop"])
+        assert len(message.values(b"host")) == 1
+        assert len(message.values(b"content-length")) + len(message.values(b"transfer-encoding")) <= 1
+        assert not any(byte in value for _, value in message.fields for byte in b"\r\n\0")
 
 
 async def test_pipelined_requests_stay_apart_and_in_order(parser: str) -> None:

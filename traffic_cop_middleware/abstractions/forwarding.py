@@ -42,6 +42,8 @@ VISIBLE = bytes(each for each in range(0x21, 0x100) if each not in b"#\x7f")
 HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 """RFC 3986, section 3.2.2, without the comma, by which some join two hosts."""
 
+VERSIONS = ("1.1", "2", "3", "1.0")
+"""As ASGI names them; "2.0" is what some parsers take from a line of HTTP/1."""
 BODILESS = frozenset({204, 304})
 MOST_DIGITS = 18
 """Digits of a content length: below 2**63, above which readers overflow."""
@@ -209,6 +211,8 @@ def _connection_options(fields: Iterable[Field]) -> Collection[bytes]:
 
 def _check_host(host: bytes, times: int, http_version: str) -> None:
     """RFC 9112, section 3.2: one Host, or two readers take two."""
+    if http_version not in VERSIONS:
+        raise MalformedRequest("its version of HTTP is none that is spoken here")
     if times > 1 or (not times and http_version == "1.1"):
         raise MalformedRequest("it has no Host" if not times else "it has more than one Host")
     if host and not HOST.fullmatch(host):
