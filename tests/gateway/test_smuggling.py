@@ -157,7 +157,12 @@ async def test_mangled_requests_reach_the_upstream_as_ours_or_not_at_all(parser:
     # would be no request, or none that bears our Via.
     async with upstream(script) as up, gateway(up.url, parser=parser) as served:
         await asyncio.gather(*(mangled(served.port) for _ in range(100)))
-        assert served.errors == []
+        async with client(served.port) as peer:
+            await peer.send(get())
+            assert (await peer.message()).status == 200
+        # uvicorn answers 400 itself where h11 finds a bad chunk, and then the app's answer has no place any more.
+        raised = {record.exc_info[0].__name__ for record in served.errors if record.exc_info and record.exc_info[0]}
+        assert raised <= {"LocalProtocolError"}
     assert heads
     for message in heads:
         assert message.values(b"via") in ([b"1.1 traffic-cop"], [b"1.0 traffic-cop"])
