@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -46,9 +46,13 @@ async def own(request: Any) -> PlainTextResponse:
 
 
 @contextlib.asynccontextmanager
-async def served(cop: TrafficCop, found: Served, *, parser: str) -> AsyncIterator[Served]:
-    """A cop around a small app, on a real server."""
-    app = cop.wrap(Starlette(routes=[Route("/own", own)]))
+async def served(
+    cop: TrafficCop, found: Served, *, parser: str, outer: Callable[[Any], Any] | None = None
+) -> AsyncIterator[Served]:
+    """A cop around a small app, and `outer` around both, on a real server."""
+    app: Any = cop.wrap(Starlette(routes=[Route("/own", own)]))
+    if outer is not None:
+        app = outer(app)
     listening = socket.create_server(("127.0.0.1", 0))
     found.port = listening.getsockname()[1]
     config = uvicorn.Config(
@@ -86,7 +90,8 @@ async def served(cop: TrafficCop, found: Served, *, parser: str) -> AsyncIterato
 async def gateway(to: Any, *, parser: str = "httptools", **settings: Any) -> AsyncIterator[Served]:
     """A gateway with one route, for everything below /, to one destination."""
     found = Served()
+    outer = settings.pop("outer", None)
     cop = TrafficCop(observer=found.events.append, trusted_proxies=settings.pop("trusted_proxies", ()))
     cop.route(settings.pop("pattern", "/*"), to=to, name="all", **settings)
-    async with served(cop, found, parser=parser) as running:
+    async with served(cop, found, parser=parser, outer=outer) as running:
         yield running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
@@ -218,6 +219,34 @@ async def test_a_client_that_leaves_ends_the_upstreams_work(parser: str, moment:
         await eventually(lambda: bool(served.told("route.forwarded")))
         assert served.told("route.forwarded")[0]["gone"] is True
         assert served.errors == []
+
+
+@pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"])
+async def test_what_others_do_after_the_response_is_not_ended_with_it(parser: str, answer: bytes) -> None:
+    """A server says "disconnect" to who still listens when the response is complete: that is no client that left."""
+    done: list[str] = []
+
+    def outer(app: Any) -> Any:
+        async def outermost(scope: Any, receive: Any, send: Any) -> None:
+            async def then_more(message: Message) -> None:
+                await send(message)
+                if message["type"] == "http.response.body" and not message["more_body"]:
+                    await asyncio.sleep(0.02)
+                    done.append("more")
+
+            await app(scope, receive, then_more)
+
+        return outermost
+
+    async with (
+        upstream(answering(answer)) as up,
+        gateway(up.url, parser=parser, outer=outer) as served,
+        client(served.port) as peer,
+    ):
+        await peer.send(get())
+        assert (await peer.message()).body == b"ok"
+        await eventually(lambda: bool(served.told("route.forwarded")))
+        assert (done, "gone" in served.told("route.forwarded")[0]) == (["more"], False)
 
 
 async def test_a_client_that_leaves_is_noticed_while_nobody_takes_what_it_sent() -> None:

@@ -202,3 +202,29 @@ async def test_an_upstream_that_stops_taking_is_504() -> None:
         peer.writer.write(get(b"/", b"Content-Length: %d" % size, method=b"POST") + bytes(size))
         is_problem(await peer.message(), 504)
         left.set()
+
+
+async def test_a_client_that_takes_nothing_is_let_go(parser: str) -> None:
+    size = 64 * 1024 * 1024
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // 65536):
+            await peer.send(bytes(65536))
+
+    async with (
+        upstream(script) as up,
+        gateway(up.url, parser=parser, idle_deadline=0.3) as served,
+        client(served.port) as peer,
+    ):
+        await peer.send(get())
+        await peer.head()
+        peer.writer.transport.pause_reading()
+        await eventually(lambda: up.open == 0)
+        assert served.told("route.forwarded")[0]["error"] == "ResponseNotTaken"
+        peer.writer.transport.resume_reading()
+        left = 0
+        while piece := await peer.reader.read(2**20):
+            left += len(piece)
+        assert left < size

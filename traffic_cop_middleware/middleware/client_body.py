@@ -24,6 +24,10 @@ class BodyTooSlow(Exception):
     """The client sent nothing of its body for the route's idle deadline."""
 
 
+class ResponseNotTaken(Exception):
+    """The client took nothing of its response for the route's idle deadline."""
+
+
 class ClientBody:
     """Reads what the client sends, and ends the exchange when it leaves.
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.forwarding import (
     BODILESS,
@@ -26,7 +26,7 @@ from traffic_cop_middleware.abstractions.route_policies import RoutePolicy
 from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream
 from traffic_cop_middleware.contracts.transport import Field, Incoming, Outgoing, Transport
 from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from traffic_cop_middleware.middleware.client_body import ClientBody
+from traffic_cop_middleware.middleware.client_body import ClientBody, ResponseNotTaken
 from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -131,7 +131,7 @@ class Exchange:
             if not body.gone or (task is not None and task.uncancel() > 0):
                 raise
             told["gone"] = True
-        except UpstreamError as exc:  # the response has begun: breaking it is all that is left
+        except (UpstreamError, ResponseNotTaken) as exc:  # the response has begun: breaking it is all that is left
             told["error"] = type(exc).__name__
             raise
         finally:
@@ -215,15 +215,29 @@ class Exchange:
         if scope["method"] != "HEAD" and status not in BODILESS:
             left = next((int(value) for name, value in fields if name == b"content-length"), -1)
             if left:
+                blocks = False  # a server has room for a first piece
                 async for chunk in incoming.chunks():
                     left -= len(chunk)
                     if not left:
                         body.close()
-                    await send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
+                    message = {"type": "http.response.body", "body": chunk, "more_body": left != 0}
+                    if blocks:
+                        await _taken(send, message, policy.idle_deadline)
+                    else:
+                        await send(message)
+                        blocks = True
                     if not left:
                         return
         body.close()  # or the server's "disconnect" after a response would cancel what others do after ours
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _taken(send: Send, message: Message, idle: float) -> None:
+    try:
+        async with asyncio.timeout(idle):
+            await send(message)
+    except TimeoutError as exc:
+        raise ResponseNotTaken from exc
 
 
 def outgoing(scope: Scope, forwarding: Forwarding, upstream: Upstream, body: ClientBody | None) -> Outgoing:

@@ -42,16 +42,14 @@ class AiohttpTransport:
         self._kept = kept
         self._session: aiohttp.ClientSession | None = None
         self._sockets = Sockets(skipped=AUTOMATIC, longest_field=LONGEST_FIELD)
-        self._connector: Connector | None = None
         self._places: dict[Origin, aiohttp.ClientRequest] = {}
 
     def _open(self) -> aiohttp.ClientSession:
         session = self._session
         if session is None:
             jar: AbstractCookieJar = aiohttp.DummyCookieJar()
-            self._connector = Connector(connections=self._connections, kept=self._kept)
             session = self._session = aiohttp.ClientSession(
-                connector=self._connector,
+                connector=Connector(connections=self._connections, kept=self._kept),
                 cookie_jar=jar,
                 auto_decompress=False,
                 skip_auto_headers=AUTOMATIC,
@@ -64,10 +62,9 @@ class AiohttpTransport:
         return session
 
     async def send(self, origin: Origin, request: Outgoing, *, deadlines: Deadlines) -> Incoming:
-        self._open()
-        connector, place = self._connector, self._place(origin)
-        if connector is None:
-            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the gateway is closing")
+        connector, place = self._open().connector, self._place(origin)
+        if not isinstance(connector, Connector):
+            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the gateway is closed")
         try:
             connection = await connector.connect(place, [], _timeout(deadlines))
         except TimeoutError as exc:
@@ -119,7 +116,7 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         await self._sockets.close()
-        session, self._session, self._connector = self._session, None, None
+        session, self._session = self._session, None
         if session is not None:
             await session.close()
 
