@@ -142,12 +142,12 @@ async def test_a_head_that_comes_in_drips_is_504_as_well(drip: bytes) -> None:
 async def test_the_head_deadline_begins_when_the_request_was_sent() -> None:
     async with (
         upstream(answering(OK)) as up,
-        gateway(up.url, head_deadline=0.2, idle_deadline=5.0) as served,
+        gateway(up.url, head_deadline=0.5, idle_deadline=5.0) as served,
         client(served.port) as peer,
     ):
         await peer.send(get(b"/", b"Content-Length: 10", method=b"POST"))
         for digit in b"0123456789":
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.06)
             await peer.send(bytes([digit]))
         assert (await peer.message()).status == 200
 
@@ -171,10 +171,10 @@ async def test_a_body_may_take_its_time_as_long_as_it_comes() -> None:
         await peer.message()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
         for digit in b"0123456789":
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.11)
             await peer.send(bytes([digit]))
 
-    async with upstream(script) as up, gateway(up.url, idle_deadline=0.4) as served, client(served.port) as peer:
+    async with upstream(script) as up, gateway(up.url, idle_deadline=1.0) as served, client(served.port) as peer:
         await peer.send(get())
         assert (await peer.message()).body == b"0123456789"
 
@@ -197,7 +197,7 @@ async def test_an_upstream_that_stops_taking_is_504() -> None:
         await left.wait()
 
     left = asyncio.Event()
-    async with upstream(script) as up, gateway(up.url, idle_deadline=0.2) as served, client(served.port) as peer:
+    async with upstream(script) as up, gateway(up.url, idle_deadline=0.5) as served, client(served.port) as peer:
         size = 64 * 1024 * 1024
         peer.writer.write(get(b"/", b"Content-Length: %d" % size, method=b"POST") + bytes(size))
         is_problem(await peer.message(), 504)
@@ -215,7 +215,7 @@ async def test_a_client_that_takes_nothing_is_let_go(parser: str) -> None:
 
     async with (
         upstream(script) as up,
-        gateway(up.url, parser=parser, idle_deadline=0.3) as served,
+        gateway(up.url, parser=parser, idle_deadline=0.5) as served,
         client(served.port) as peer,
     ):
         await peer.send(get())

@@ -56,7 +56,7 @@ async def test_a_shadow_that_fails_neither_delays_nor_breaks_the_answer(shadowed
                 await asyncio.sleep(0.01)
         await peer.rest()
 
-    deadlines = {"connect_deadline": 0.1, "head_deadline": 0.1, "idle_deadline": 0.1}
+    deadlines = {"connect_deadline": 0.5, "head_deadline": 0.5, "idle_deadline": 0.5}
     async with upstream(answering(OK)) as up, upstream(script) as shadow:
         mirror = f"http://127.0.0.1:{free_port()}" if shadowed == "dead" else shadow.url
         async with gateway(up.url, mirror=mirror, **deadlines) as served, client(served.port) as peer:
