@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ BAR_PEERS_OVER_OURS = 4.0
 BAR_FOUR_OVER_ONE = 1.3
 
 
-def machine() -> str:
+def machine(libraries: Sequence[str] = LIBRARIES) -> str:
     """Processor, cores, Python and the versions of all that takes part."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -29,7 +30,7 @@ def machine() -> str:
             cpu = line.split(":", 1)[1].strip()
             break
     versions = []
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
