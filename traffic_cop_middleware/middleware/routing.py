@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import quote
 
@@ -37,60 +37,26 @@ class RoutingLayer:
         self._sockets = SocketExchange(gateway.transport, observers.emit)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: each one between the server and the upstream is resumed for every piece of a body.
         context: TrafficContext = scope[KEY]
         candidates = context.gateway_routes
         if candidates is None:
             candidates = candidates_of(self._gateway, scope)
         if not candidates:
             return self.app(scope, receive, send)
-        return self._routed(scope, receive, send, context, candidates)
-
-    async def _routed(
-        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, candidates: Sequence[GatewayRoute]
-    ) -> None:
         route = choose(candidates, context.session)
         if route is None:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         action = action_of(route)
         destination = action.destination
         if isinstance(destination, Pool):
-            await self._forward(scope, receive, send, context=context, route=route)
-        elif isinstance(destination, TheApp):
-            await self.app(scope, receive, send)
-        elif isinstance(destination, (Redirect, FixedResponse)):
-            await self._respond(scope, receive, send, route, destination)
-        else:
-            await self._mounted(destination, scope, receive, send, action.policy)
-
-    async def _forward(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        context: TrafficContext,
-        route: GatewayRoute,
-    ) -> None:
-        action = action_of(route)
-        policy = action.policy
-        own: list[Field] = [
-            (b"x-request-id", context.request_id.encode("ascii")),
-            (b"traceparent", context.traceparent.encode("ascii")),
-        ]
-        if policy.identity and context.session is not None:
-            own += identity_fields(context.session, signed=policy.identity == "signed")
-        forwarding = Forwarding(
-            route=route.name,
-            pattern=route.pattern,
-            policy=policy,
-            pool=action.destination,
-            client=client_of(scope, context),
-            own=own,
-            mirror=action.mirror,
-        )
-        exchange = self._sockets if scope["type"] == "websocket" else self._exchange
-        await exchange.run(scope, receive, send, forwarding)
+            exchange = self._sockets if scope["type"] == "websocket" else self._exchange
+            return exchange.run(scope, receive, send, forwarding_of(scope, context, route))
+        if isinstance(destination, TheApp):
+            return self.app(scope, receive, send)
+        if isinstance(destination, (Redirect, FixedResponse)):
+            return self._respond(scope, receive, send, route, destination)
+        return self._mounted(destination, scope, receive, send, action.policy)
 
     async def _respond(
         self, scope: Scope, receive: Receive, send: Send, route: GatewayRoute, destination: Redirect | FixedResponse
@@ -117,6 +83,27 @@ class RoutingLayer:
         if policy.strip_prefix:
             scope["root_path"] = scope.get("root_path", "") + policy.strip_prefix
         await app(scope, receive, send)
+
+
+def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute) -> Forwarding:
+    """What the exchange is to do with a request that a route to a pool takes."""
+    action = action_of(route)
+    policy = action.policy
+    own: list[Field] = [
+        (b"x-request-id", context.request_id.encode("ascii")),
+        (b"traceparent", context.traceparent.encode("ascii")),
+    ]
+    if policy.identity and context.session is not None:
+        own += identity_fields(context.session, signed=policy.identity == "signed")
+    return Forwarding(
+        route=route.name,
+        pattern=route.pattern,
+        policy=policy,
+        pool=action.destination,
+        client=client_of(scope, context),
+        own=own,
+        mirror=action.mirror,
+    )
 
 
 def client_of(scope: Scope, context: TrafficContext) -> Client:
