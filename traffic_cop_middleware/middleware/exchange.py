@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
@@ -63,8 +62,7 @@ LAST_HOP = Answer(Refusal(204, (), "", 0, ""), (), b"")
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forwarding:
+class Forwarding(NamedTuple):
     """One request that is to be forwarded: by which route, to where, and what the gateway says with it."""
 
     route: str
@@ -149,7 +147,7 @@ class Exchange:
         if upstream is None or len(self._mirroring) >= MOST_MIRRORING:
             self._emit("route.not_mirrored", {"route": forwarding.route})
             return
-        copy = outgoing(scope, replace(forwarding, pool=pool), upstream, None)
+        copy = outgoing(scope, forwarding._replace(pool=pool), upstream, None)
         if copied:
             copy = copy._replace(body=_pieces(copied))
         task = asyncio.create_task(self._drop_answer(upstream, copy, forwarding))
