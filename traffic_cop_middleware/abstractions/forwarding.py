@@ -47,6 +47,7 @@ VERSIONS = ("1.1", "2", "3", "1.0")
 BODILESS = frozenset({204, 304})
 MOST_DIGITS = 18
 """Digits of a content length: below 2**63, above which readers overflow."""
+PLAIN = re.compile(rb"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 
 ForwardedStyle = Literal["both", "x-forwarded", "forwarded", "off"]
 
@@ -232,16 +233,21 @@ def _about_client(said: dict[bytes, list[bytes]], client: Client, style: Forward
     if style == "off":
         return []
     peer, proto = client.peer.encode("latin-1"), client.scheme.encode("ascii")
-    fields: list[Field] = [(name, value) for name, values in said.items() if name not in WRITTEN for value in values]
-    if style in ("both", "x-forwarded"):
-        fields.append((b"x-forwarded-for", b", ".join([*said.get(b"x-forwarded-for", ()), peer])))
-        fields.append((b"x-forwarded-proto", _first(said, b"x-forwarded-proto", proto)))
-        fields.append((b"x-forwarded-host", _first(said, b"x-forwarded-host", client.host)))
-    if style in ("both", "forwarded"):
-        node = b'"[%b]"' % peer if b":" in peer else peer
-        element = b"for=%b;host=%b;proto=%b" % (node, _quoted(client.host), proto)
-        fields.append((b"forwarded", b", ".join([*said.get(b"forwarded", ()), element])))
-    return fields
+    element = b"for=%b;host=%b;proto=%b" % (b'"[%b]"' % peer if b":" in peer else peer, _quoted(client.host), proto)
+    more: list[Field] = []
+    if said:
+        more = [(name, value) for name, values in said.items() if name not in WRITTEN for value in values]
+        peer = b", ".join([*said.get(b"x-forwarded-for", ()), peer])
+        element = b", ".join([*said.get(b"forwarded", ()), element])
+    if style != "forwarded":
+        more += (
+            (b"x-forwarded-for", peer),
+            (b"x-forwarded-proto", _first(said, b"x-forwarded-proto", proto)),
+            (b"x-forwarded-host", _first(said, b"x-forwarded-host", client.host)),
+        )
+    if style != "x-forwarded":
+        more.append((b"forwarded", element))
+    return more
 
 
 def _first(said: dict[bytes, list[bytes]], name: bytes, otherwise: bytes) -> bytes:
@@ -251,6 +257,6 @@ def _first(said: dict[bytes, list[bytes]], name: bytes, otherwise: bytes) -> byt
 
 def _quoted(value: bytes) -> bytes:
     """A parameter's value as a quoted string where it is no token (RFC 9110, section 5.6.4)."""
-    if value and all(byte in b"!#$%&'*+-.^_`|~" or (chr(byte).isalnum() and byte < 128) for byte in value):
+    if PLAIN.fullmatch(value):
         return value
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
