@@ -211,7 +211,10 @@ class Exchange:
         )
         await send({"type": "http.response.start", "status": status, "headers": fields})
         if scope["method"] != "HEAD" and status not in BODILESS:
-            left = next((int(value) for name, value in fields if name == b"content-length"), -1)
+            left = -1
+            for name, value in fields:
+                if name == b"content-length":
+                    left = int(value)
             if left:
                 blocks = False  # a server has room for a first piece
                 async for chunk in incoming.chunks():

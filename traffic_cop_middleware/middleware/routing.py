@@ -108,7 +108,11 @@ def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute) ->
 
 def client_of(scope: Scope, context: TrafficContext) -> Client:
     """Who sent a request to this gateway."""
-    host = next((value for name, value in scope.get("headers", ()) if name == b"host"), b"")
+    host = b""
+    for name, value in scope.get("headers", ()):
+        if name == b"host":
+            host = value
+            break
     scheme: str = scope.get("scheme", "http")
     peer = scope.get("client")
     return Client(peer[0] if peer else "unknown", SCHEMES.get(scheme, scheme), host, context.peer_trusted)
