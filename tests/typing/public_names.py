@@ -10,18 +10,24 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 
 from traffic_cop_middleware import (
+    THE_APP,
+    CorsPolicy,
     Event,
+    FixedResponse,
     InvalidToken,
     Issuer,
     Key,
     RateLimitMiddleware,
+    Redirect,
     Refusal,
+    RoutingMiddleware,
     Session,
     SessionInfo,
     SessionMiddleware,
     Tokens,
     TrafficCop,
     TrafficCopMiddleware,
+    Upstream,
     by_api_key,
     by_everyone,
     by_ip,
@@ -33,6 +39,7 @@ from traffic_cop_middleware import (
     limit,
     reads_session,
     require_session,
+    route,
     session_of,
 )
 
@@ -149,3 +156,31 @@ async def end_others(session: Session) -> list[SessionInfo]:
 Starlette().add_middleware(
     SessionMiddleware, secret="a secret of at least thirty-two bytes", idle=3600, same_site="lax"
 )
+
+
+def gateway() -> Starlette:
+    cop = TrafficCop(
+        cors={"app": CorsPolicy(origins=["https://app.example.com"], credentials=True)},
+        proxy_routes=[route("/old/*", to=Redirect("https://new.example.com", keep_path=True))],
+    )
+    instances = [Upstream("http://billing-1:8080", weight=3), Upstream("https://billing-2", ca="ca.pem")]
+    cop.route("/billing/*", to=instances, strip_prefix="/billing", limits="10/minute", cors="app")
+    cop.route("/shop/*", to=FixedResponse(503, "Back at noon.", headers={"Retry-After": "3600"}), priority=1)
+    cop.route("/shop/health", to=THE_APP)
+    cop.route("/billing/*", to="http://x", strp_prefix="/billing")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    app = Starlette()
+    app.add_middleware(RoutingMiddleware, routes=[route("/a/*", to="http://a:8080")], backend="redis://localhost")
+    app.add_middleware(RoutingMiddleware, rotes=[])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    cop.install(app)
+    return app
+
+
+async def while_it_runs(cop: TrafficCop) -> None:
+    version: int = await cop.routes.put("/billing/*", to="http://billing:8080", name="billing")
+    await cop.routes.change([route("/a", to=FixedResponse(204))], remove=["billing"], at=version)
+    names: list[str] = [each.name for each in await cop.routes.list()]
+    await cop.limits.put("search", "5/minute", burst=10)
+    await cop.limits.put("brake", "1000/second", paths="/*", key="everyone")
+    left: list[int] = [level.remaining for level in await cop.limits.show("search", "203.0.113.7")]
+    await cop.limits.reset("search", names[0] if left else "alice")
+    await cop.cors.put("app", CorsPolicy(origins="*"))

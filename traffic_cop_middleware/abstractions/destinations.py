@@ -140,7 +140,7 @@ def header_fields(where: str, headers: Mapping[str, str] | Iterable[tuple[str, s
     Raises:
         ConfigurationError: a name or value can't stand in a header.
     """
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     found = []
     try:
         for name, value in pairs:

@@ -302,7 +302,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _texts(name: str, argument: str, values: str | Iterable[str]) -> list[str]:
-    found = [values] if isinstance(values, str) else list(values) if isinstance(values, Iterable) else [values]
+    found: list[Any] = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     if wrong := [each for each in found if not isinstance(each, str)]:
         raise _wrong(name, argument, wrong[0], "text, or a sequence of texts")
     return found

@@ -48,8 +48,8 @@ def candidates_of(gateway: Gateway, scope: Scope, *, method: str | None = None) 
         return ()
     headers = scope.get("headers", ())
     host = next((value for name, value in headers if name == b"host"), b"")
-    method = method or scope.get("method", "GET")
-    return table.find(method, host.decode("latin-1"), raw_path_of(scope), headers, scope.get("query_string", b""))
+    asked: str = method or scope.get("method", "GET")
+    return table.find(asked, host.decode("latin-1"), raw_path_of(scope), headers, scope.get("query_string", b""))
 
 
 def choose(candidates: Sequence[GatewayRoute], session: RequestSession | None) -> GatewayRoute | None:
