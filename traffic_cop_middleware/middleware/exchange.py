@@ -114,6 +114,7 @@ class Exchange:
             found = await self._ask(scope, forwarding, body, told)
             if isinstance(found, Answer):
                 told["status"] = found.refusal.status
+                body.close()
                 await refuse(scope, receive, send, answer=found, fields=(), on_refusal=None)
                 return
             incoming = found
@@ -227,8 +228,8 @@ class Exchange:
                     else:
                         await send(message)
                         blocks = True
-                    if not left:
-                        return
+                if not left:
+                    return
         body.close()  # or the server's "disconnect" after a response would cancel what others do after ours
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
