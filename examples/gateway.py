@@ -10,6 +10,9 @@ Then try
     curl -i http://127.0.0.1:8000/old/page?a=1
     curl -i http://127.0.0.1:8000/shop
     curl -i http://127.0.0.1:8000/                        # the app's own
+    curl -X PUT http://127.0.0.1:8000/maintenance         # the table is changed while it runs
+    curl -i http://127.0.0.1:8000/billing/invoices/7
+    curl -X DELETE http://127.0.0.1:8000/maintenance
 """
 
 import asyncio
@@ -27,7 +30,13 @@ cop.route(
     strip_prefix="/billing",
     limits="60/minute",  # beside those of the stack
 )
-cop.route("/billing/*", name="billing-canary", headers={"x-canary": "*"}, to="http://127.0.0.1:8103")
+cop.route(
+    "/billing/*",
+    name="billing-canary",
+    headers={"x-canary": "*"},
+    to="http://127.0.0.1:8103",
+    strip_prefix="/billing",
+)
 cop.route("/old/*", to=Redirect("http://127.0.0.1:8000/billing", keep_path=True), strip_prefix="/old")
 cop.route("/shop/*", to=FixedResponse(503, "Back at noon.", headers={"Retry-After": "3600"}))
 cop.install(app)
@@ -36,6 +45,17 @@ cop.install(app)
 @app.get("/")
 async def index() -> dict[str, str]:
     return {"from": "the app itself"}
+
+
+@app.put("/maintenance")  # in an app of yours: for administrators only
+async def close_billing() -> dict[str, int]:
+    page = FixedResponse(503, "Billing is back at noon.", headers={"Retry-After": "3600"})
+    return {"version": await cop.routes.put("/billing/*", to=page, name="maintenance", priority=1)}
+
+
+@app.delete("/maintenance")
+async def open_billing() -> dict[str, bool]:
+    return {"removed": await cop.routes.remove("maintenance")}
 
 
 def service(name: str) -> FastAPI:
@@ -50,7 +70,19 @@ def service(name: str) -> FastAPI:
 
 
 def server(served: FastAPI, port: int) -> uvicorn.Server:
-    config = uvicorn.Config(served, host="127.0.0.1", port=port, log_level="warning", lifespan="on")
+    # What the services say goes through as it is: no Date and Server of the gateway's beside theirs. And who the client
+    # is, the gateway finds out (trusted_proxies=), not uvicorn.
+    gateway = served is app
+    config = uvicorn.Config(
+        served,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        lifespan="on",
+        date_header=not gateway,
+        server_header=not gateway,
+        proxy_headers=False,
+    )
     return uvicorn.Server(config)
 
 

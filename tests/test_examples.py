@@ -44,6 +44,21 @@ def test_redis_shared_counts_in_redis(redis_server: RedisServer, monkeypatch: py
     assert redis_server.command("EXISTS", "tc:b:{everyone:all}/report 1000/day").startswith(b":1")
 
 
+def test_the_gateway_answers_redirects_and_is_closed_and_opened_while_it_runs() -> None:
+    gateway = importlib.import_module("examples.gateway")
+    with TestClient(gateway.app) as client:
+        assert client.get("/").json() == {"from": "the app itself"}
+        sent = client.get("/old/page?a=1", follow_redirects=False)
+        assert (sent.status_code, sent.headers["location"]) == (308, "http://127.0.0.1:8000/billing/page?a=1")
+        assert client.get("/shop").headers["retry-after"] == "3600"
+        assert client.put("/maintenance").json()["version"] > 0
+        assert client.get("/billing/invoices/7").text == "Billing is back at noon."
+        assert client.delete("/maintenance").json() == {"removed": True}
+        assert client.get("/billing/invoices/7").text != "Billing is back at noon."
+    with TestClient(gateway.service("billing-1")) as client:
+        assert client.get("/invoices/7").json()["from"] == "billing-1"
+
+
 @pytest.fixture
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)

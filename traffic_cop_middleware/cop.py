@@ -15,6 +15,7 @@ from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
+from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
@@ -252,7 +253,7 @@ class TrafficCop:
         self._check_keys(self._settings.limits, "")
         self._planner = Planner(self._settings.limits)
         self._client_address = ClientAddress(trusted_proxies)
-        self._gateway = Gateway()
+        self._gateway = Gateway(self._check_route)
         for each in proxy_routes:
             self._gateway.add(each)
         self._live_routes = LiveRoutes(self._gateway, self._open, observers=self._observers)
@@ -277,6 +278,7 @@ class TrafficCop:
             sessions,
             watched={kind: heard for kind, heard in live.items() if kind in self._kinds},
         )
+        self._parts.also_start.append(self._gateway.start)
         self._parts.also_close.append(self._gateway.close)
 
     def _check_keys(self, limits: Iterable[Limit], where: str) -> None:
@@ -287,6 +289,16 @@ class TrafficCop:
                     f"{where}limit({each.text!r}, key={each.key!r}): {each.key!r} needs sessions. Write "
                     "TrafficCop(session_secret=…)"
                 )
+
+    def _check_route(self, route: GatewayRoute) -> None:
+        """See that there is what a route needs."""
+        action = action_of(route)
+        self._check_keys(action.limits, f"route {route.name!r}: ")
+        wants = "session=…" if route.session else "identity=…" if action.policy.identity else ""
+        if wants and not self._has_sessions and not self._sessions_may_be_outside:
+            raise ConfigurationError(
+                f"route {route.name!r}: {wants} needs sessions. Write TrafficCop(session_secret=…)"
+            )
 
     def _check_marks(self, template: str, marks: Marks) -> None:
         self._check_keys(marks.limits, f"{template}: ")
@@ -496,7 +508,16 @@ class _SessionsAlone(TrafficCop):
 
 
 class _RoutesAlone(TrafficCop):
+    _sessions_may_be_outside = True
     _kinds = frozenset({ROUTES})
+
+    def _check_route(self, route: GatewayRoute) -> None:
+        action = action_of(route)
+        wants = "limits=…" if action.limits else "cors=…" if action.cors is not None else ""
+        if wants:
+            raise ConfigurationError(
+                f"route {route.name!r}: {wants} is not for RoutingMiddleware alone. Write TrafficCop(proxy_routes=[…])"
+            )
 
 
 class RateLimitMiddleware(Stack):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -23,6 +24,7 @@ from traffic_cop_middleware import (
     THE_APP,
     ConfigurationError,
     FixedResponse,
+    MissingExtra,
     OrderError,
     RateLimitMiddleware,
     Redirect,
@@ -48,8 +50,8 @@ def gateways(monkeypatch: pytest.MonkeyPatch) -> list[Gateway]:
     made: list[Gateway] = []
     plain = Gateway.__init__
 
-    def noted(self: Gateway) -> None:
-        plain(self)
+    def noted(self: Gateway, *arguments: Any) -> None:
+        plain(self, *arguments)
         made.append(self)
 
     monkeypatch.setattr(Gateway, "__init__", noted)
@@ -376,3 +378,61 @@ async def test_the_secret_is_needed_for_a_signed_identity() -> None:
         sent = await ask(app_with(cop), http_scope("/x", headers=[(b"host", b"a"), (b"x-traffic-user", b"r")]))
         assert status(sent) == 200
         assert one.header("x-traffic-user") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        ({"session": {"plan": "pro"}}, "session=… needs sessions"),
+        ({"identity": True}, "identity=… needs sessions"),
+        ({"limits": limit("1/s", key=by_user)}, "needs sessions"),
+    ],
+)
+async def test_a_route_that_needs_sessions_is_an_error_without_them(settings: dict[str, Any], needs: str) -> None:
+    with pytest.raises(ConfigurationError, match=needs):
+        TrafficCop().route("/a", to="http://a", **settings)
+    with pytest.raises(ConfigurationError, match=needs):
+        await TrafficCop().routes.put("/a", to="http://a", **settings)
+    TrafficCop(session_secret=SECRET).route("/a", to="http://a", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"limits": "1/s"}, {"cors": "app"}])
+async def test_what_only_the_whole_stack_does_is_an_error_with_the_gateway_alone(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="not for RoutingMiddleware alone"):
+        RoutingMiddleware(Starlette(), routes=[route("/a", to="http://a", **settings)])
+
+
+async def test_upstreams_need_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traffic_cop_middleware.composition.gateway.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'traffic-cop-middleware\[proxy\]'"):
+        TrafficCop().route("/a", to="http://a")
+    TrafficCop().route("/a", to=Redirect("/b"))
+
+
+def starts_on_trio(cop: TrafficCop) -> list[Any]:
+    """What an app's lifespan answers on trio."""
+    sent: list[Any] = []
+
+    async def run() -> None:
+        incoming = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+        async def receive() -> Any:
+            return next(incoming)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await cop.wrap(Starlette())({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+
+    trio.run(run)
+    return sent
+
+
+async def test_routes_to_upstreams_on_trio_are_an_error_at_the_start() -> None:
+    cop = TrafficCop()
+    cop.route("/old", to=Redirect("/new"))
+    assert (await asyncio.to_thread(starts_on_trio, cop))[0]["type"] == "lifespan.startup.complete"
+    cop.route("/a", to="http://a")
+    (answer,) = await asyncio.to_thread(starts_on_trio, cop)
+    assert answer["type"] == "lifespan.startup.failed"
+    assert "need asyncio" in answer["message"]

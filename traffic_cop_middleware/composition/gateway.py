@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
@@ -24,7 +24,9 @@ class Gateway:
     Connections belong to an event loop: there is one transport for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[GatewayRoute], None] = lambda route: None) -> None:
+        self.check = check
+        """Raises `ConfigurationError` for a route that needs what is not there."""
         self.table: GatewayTable = GatewayTable(())
         self.limited: set[str] = set()
         """The names of the routes that have limits of their own."""
@@ -35,13 +37,14 @@ class Gateway:
         """Add a route at start.
 
         Raises:
-            ConfigurationError: there is one of that name.
+            ConfigurationError: there is one of that name, or it needs what is not there.
             MissingExtra: it leads to an upstream, and the driver is not installed.
         """
         if not isinstance(route, GatewayRoute):
             raise ConfigurationError(f"{route!r} is no route: write route('/billing/*', to='http://billing:8080')")
         if route.name in self._own:
             raise ConfigurationError(f"cop.route: there is a route {route.name!r} already. Give each its own name=")
+        self.check(route)
         if isinstance(action_of(route).destination, Pool) and find_spec(DRIVER) is None:
             raise MissingExtra(f"route {route.name!r} leads to an upstream and needs a driver: pip install '{EXTRA}'")
         self._own[route.name] = route
@@ -60,6 +63,15 @@ class Gateway:
                 self.limited.discard(name)
         self.table = self.table.changed(standing)
 
+    def start(self) -> None:
+        """See that requests can be forwarded on the running event loop.
+
+        Raises:
+            ConfigurationError: there is a route to an upstream, and the loop is not asyncio's.
+        """
+        if any(isinstance(action_of(route).destination, Pool) for route in self._own.values()):
+            _asyncio_loop()
+
     def transport(self) -> Transport:
         """The connections of the running event loop.
 
@@ -67,7 +79,7 @@ class Gateway:
             ConfigurationError: it is not asyncio's.
             MissingExtra: the driver is not installed.
         """
-        loop = asyncio.get_running_loop()
+        loop = _asyncio_loop()
         transport = self._transports.get(loop)
         if transport is None:
             transport = self._transports[loop] = open_transport()
@@ -79,6 +91,16 @@ class Gateway:
             transport = self._transports.pop(asyncio.get_running_loop(), None)
             if transport is not None:
                 await transport.close()
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "routes to upstreams need asyncio, and this app runs on trio: aiohttp has no support for it. Run the app "
+            "on asyncio (uvicorn does), or have routes to apps, redirects and fixed responses only"
+        ) from None
 
 
 def open_transport() -> Transport:

@@ -256,6 +256,8 @@ class Parts:
         self._by_loop: dict[object, Opened] = {}
         self._locks: dict[object, anyio.Lock] = {}
         self._lifespans = 0
+        self.also_start: list[Callable[[], None]] = []
+        """What else has to be seen to at a start."""
         self.also_close: list[Callable[[], Awaitable[None]]] = []
         """What else ends with the last lifespan."""
         self._inside: Parts | None = None
@@ -333,6 +335,8 @@ class Parts:
         Raises:
             ConfigurationError: it will never work as configured.
         """
+        for start in self.also_start:
+            start()
         await self.open()
         self._lifespans += 1
 

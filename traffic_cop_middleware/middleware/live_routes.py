@@ -31,8 +31,13 @@ class LiveRoutes:
         self._gateway = gateway
         self._opened = opened
         self.live: LiveTable[GatewayRoute] = LiveTable(
-            ROUTES, parse=route_from, swap=gateway.change, emit=observers.emit
+            ROUTES, parse=self._parse, swap=gateway.change, emit=observers.emit
         )
+
+    def _parse(self, name: str, record: Mapping[str, Any]) -> GatewayRoute:
+        found = route_from(name, record)
+        self._gateway.check(found)
+        return found
 
     @property
     def _messaging(self) -> MessagingAbstraction:
@@ -71,7 +76,10 @@ class LiveRoutes:
             ConfigurationError, RecordConflict, StoreUnavailable: as in `put`.
             ValueError: more than 1,000 routes, or 1 MB, at once.
         """
-        values: dict[str, str | None] = {each.name: dumps(route_record(each)) for each in put}
+        values: dict[str, str | None] = {}
+        for each in put:
+            self._gateway.check(each)
+            values[each.name] = dumps(route_record(each))
         values.update(dict.fromkeys(remove))
         return await self._messaging.publish(ROUTES, values, at=at)
 
