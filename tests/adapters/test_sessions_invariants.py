@@ -116,29 +116,32 @@ class Model:
         existing = [known.key for known in self.of(tag)]
         again = existing and draw.draw(st.integers(0, 9)) == 0
         key = draw.draw(st.sampled_from(existing)) if again else self.fresh(tag)
+        others = [known.key for known in self.of(tag)] + self.used[tag][:-1] + [SessionKey(tag, "never")]
+        former = draw.draw(st.sampled_from(others)) if draw.draw(st.booleans()) else None
         meta = f"meta {key.id}"
         made = len(self.made)
 
         def call(store: SessionStore, generations: list[int]) -> Any:
             terms = {"kind": tag.partition(":")[0], "meta": meta, "data": data, "idle": idle, "lifetime": lifetime}
-            return store.create(key, **terms, limit=limit, end_oldest=end_oldest)
+            return store.create(key, **terms, limit=limit, end_oldest=end_oldest, replaces=former and former.id)
 
         if again:
             self.expect(call, StoreError)
             return
-        alive = sorted(self.of(tag), key=lambda known: known.made)
+        alive = sorted((known for known in self.of(tag) if known.key != former), key=lambda known: known.made)
         over = len(alive) - limit + 1 if limit is not None else 0
         if limit == 0 or (over > 0 and not end_oldest):
             self.expect(call, Created(False, -1, []))
             return
         ended = [known.key for known in alive[: max(0, over)]]
-        for other in ended:
+        replaced = former in self.sessions
+        for other in [*ended, *([former] if former is not None and replaced else [])]:
             del self.sessions[other]
         self.made.append(tag)
         known = Known(key, made, self.now, self.now + lifetime, 0, dict(data), meta, rotated=self.now)
         known.begin_idle(self.now, idle)
         self.sessions[key] = known
-        self.expect(call, Created(True, -1, [other.id for other in ended]))
+        self.expect(call, Created(True, -1, [other.id for other in ended], replaced))
 
     def load(self, draw: st.DataObject) -> None:
         key, known, generation = self.choose(draw)

@@ -1003,6 +1003,33 @@ def test_a_login_above_the_limit_is_a_conflict_and_logs_nobody_in(open_stage: Op
     assert stage.subject(**alice.by("cookie")) == "alice"
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("on_limit", ["end_oldest", "refuse"])
+def test_a_login_takes_the_place_of_ones_own_session_at_the_limit(on_limit: str, way: str, open_stage: Open) -> None:
+    stage = open_stage(session_limit=2, session_on_limit=on_limit)
+    elsewhere, alice = stage.login("alice"), stage.login("alice")
+    again = stage.ask("POST", "/login?sub=alice", **alice.by(way))
+    assert again.status == 200
+    assert stage.subject(bearer=again.json()["access_token"]) == "alice"
+    assert stage.subject(**alice.by("cookie")) is stage.subject(**alice.by("bearer")) is None
+    assert stage.subject(**elsewhere.by("cookie")) == "alice", "there was no need to end another one"
+    ended = [event.attributes["reason"] for event in stage.events if event.kind == "session.revoked"]
+    assert ended == ["login"]
+    assert stage.run(_figures_of, stage).counts["ended.login"] == 1
+
+
+def test_of_many_logins_in_one_session_at_the_limit_one_takes_its_place(open_stage: Open) -> None:
+    stage = open_stage(session_limit=1, session_on_limit="refuse")
+    alice = stage.login("alice")
+    logins = (stage.send("POST", "/login?sub=alice", cookie=alice.cookie) for _ in range(8))
+    statuses = sorted(answer.status for answer in stage.run(at_once, *logins))
+    assert statuses == [200] + [409] * 7
+
+
+async def _figures_of(stage: Stage) -> Any:
+    return await stage.cop.session_management.figures()
+
+
 # Other sites
 
 

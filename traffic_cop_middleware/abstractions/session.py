@@ -133,8 +133,9 @@ class Session(LazyMapping):
         """Log somebody in, under a new session id; what an anonymous client had in its session goes along.
 
         `claims` are signed into the token, so that limits and routes see them without asking the store; `attributes`
-        stay in the record. A browser gets its cookie by itself; the tokens given back are for other clients. Two round
-        trips where there was a session before, else one.
+        stay in the record. A browser gets its cookie by itself; the tokens given back are for other clients. A session
+        of the same user gives way to the new one, also where they have as many as the limit allows. One round trip, two
+        where there was a session of somebody else, or an anonymous one.
 
         Raises:
             TypeError, ValueError: the subject or claims can't stand in a token.
@@ -150,8 +151,9 @@ class Session(LazyMapping):
         if former.owner.subject not in (None, subject):
             self.clear()
         texts = self._texts_now()
-        identity = await self._house.create(owner, texts)
-        if former.secret:
+        again = former.secret and former.owner.subject == subject
+        identity = await self._house.create(owner, texts, replaces=former.key.id if again else None)
+        if former.secret and not again:
             await self._house.end(former.key, former.owner.kind, "login")
         self._recorded(texts)
         self._left = self._house.policy.lifetime

@@ -209,8 +209,12 @@ class SessionAbstraction:
         found: Identity | None = identity
         return found
 
-    async def create(self, owner: Owner, data: Mapping[str, str], *, secret: str | None = None) -> Identity:
+    async def create(
+        self, owner: Owner, data: Mapping[str, str], *, secret: str | None = None, replaces: str | None = None
+    ) -> Identity:
         """Make a session's record, under a new id that this app chose; one round trip.
+
+        With `replaces` the owner's session of that id ends by the same operation, and counts no more.
 
         Raises:
             TooManySessions: the owner has as many as the limit allows, and the policy is to refuse.
@@ -229,6 +233,7 @@ class SessionAbstraction:
                 lifetime=self.policy.lifetime,
                 limit=self.policy.limit if owner.subject is not None else None,
                 end_oldest=self.policy.on_limit == "end_oldest",
+                replaces=replaces,
             )
         )
         if not created.admitted:
@@ -236,15 +241,18 @@ class SessionAbstraction:
             raise TooManySessions(
                 f"this user has {self.policy.limit} sessions already, and no more are allowed. End one first"
             )
-        await self._told(owner, key, created.ended)
+        former = [replaces] if created.replaced else []
+        await self._told(owner, key, {"displaced": created.ended, "login": former})
         return Identity(secret, key, created.generation, owner)
 
-    async def _told(self, owner: Owner, key: SessionKey, displaced: Any) -> None:
+    async def _told(self, owner: Owner, key: SessionKey, ended: Mapping[str, Any]) -> None:
+        """Tell of a new session, and of those that it ended, by reason."""
         counts = {f"created.{owner.kind}": 1}
         self.emit("session.created", {"session": key.id, "kind": owner.kind})
-        if displaced:
-            counts["ended.displaced"] = len(displaced)
-            await self.tell_ended(owner.kind, displaced, "displaced")
+        for reason, ids in ended.items():
+            if ids:
+                counts[f"ended.{reason}"] = len(ids)
+                await self.tell_ended(owner.kind, ids, reason)
         await self.count(counts)
 
     async def move(self, session: Identity, owner: Owner) -> Identity | None:

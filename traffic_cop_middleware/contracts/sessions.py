@@ -43,13 +43,15 @@ def generation_key(tag: str) -> str:
 class Created(NamedTuple):
     """What came of `create`.
 
-    `generation` is the one that the new session is of. `ended` has the ids of sessions that made room for it. With
-    `admitted` false there are as many already as the limit allows, and nothing was made.
+    `generation` is the one that the new session is of. `ended` has the ids of sessions that made room for it, and
+    `replaced` says whether the one that it was to replace was there. With `admitted` false there are as many already as
+    the limit allows; nothing was made, and nothing ended.
     """
 
     admitted: bool
     generation: int
     ended: Sequence[str] = ()
+    replaced: bool = False
 
 
 class Loaded(NamedTuple):
@@ -127,11 +129,13 @@ class SessionStore(Protocol):
         lifetime: float,
         limit: int | None = None,
         end_oldest: bool = True,
+        replaces: str | None = None,
     ) -> Created | Awaitable[Created]:
         """Make a session, and list it under its tag. `kind` is what it is counted as (a plain word).
 
-        With `limit`, a tag has at most that many: the oldest ones end (`end_oldest`), or nothing is made. Counting and
-        making are one operation. An existing record is never overwritten: that is a `StoreError`.
+        It takes the place of the tag's session with the id `replaces`, which ends by that. With `limit`, a tag has at
+        most that many: the oldest ones end (`end_oldest`), or nothing is made. Ending, counting and making are one
+        operation. An existing record is never overwritten: that is a `StoreError`.
         """
         ...
 

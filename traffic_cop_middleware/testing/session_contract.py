@@ -103,6 +103,51 @@ class SessionStoreContract(OneSessionContract):
         assert (await create(store, *of_alice("b"), limit=2, end_oldest=False)).admitted
 
     @pytest.mark.asyncio
+    @pytest.mark.parametrize("end_oldest", [True, False])
+    async def test_a_session_that_is_replaced_makes_the_room(self, store: SessionStore, end_oldest: bool) -> None:
+        for name in ("z", "a"):
+            generation = await made(store, *of_alice(name))
+        created = await create(store, *of_alice("b"), limit=2, end_oldest=end_oldest, replaces="a")
+        assert (created.admitted, list(created.ended), created.replaced) == (True, [], True)
+        assert await ids(store) == ["z", "b"]
+        assert not await lives(store, generation, *of_alice("a"))
+        assert (await figures(store)).active == {"user": 2}
+        created = await create(store, *of_alice("c"), limit=1, replaces="b")
+        assert (list(created.ended), created.replaced) == (["z"], True)
+        assert await ids(store) == ["c"]
+
+    @pytest.mark.asyncio
+    async def test_a_session_that_is_gone_is_not_replaced(self, store: SessionStore) -> None:
+        await made(store, *of_alice("z"))
+        await made(store, SessionKey("user:bob", "b"))
+        for gone in ("a", "b"):
+            refused = await create(store, *of_alice("c"), limit=1, end_oldest=False, replaces=gone)
+            assert (refused.admitted, refused.replaced) == (False, False)
+        created = await create(store, *of_alice("c"), replaces="a")
+        assert (created.admitted, created.replaced) == (True, False)
+        assert await ids(store) == ["z", "c"]
+        assert await ids(store, "user:bob") == ["b"]
+
+    @pytest.mark.asyncio
+    async def test_where_nothing_is_made_nothing_is_replaced(self, store: SessionStore) -> None:
+        for name in ("z", "a", "m"):
+            generation = await made(store, *of_alice(name))
+        refused = await create(store, *of_alice("b"), limit=2, end_oldest=False, replaces="m")
+        assert (refused.admitted, refused.replaced) == (False, False)
+        assert await ids(store) == ["z", "a", "m"]
+        assert await lives(store, generation, *of_alice("m"))
+
+    @pytest.mark.asyncio
+    async def test_of_many_at_once_that_replace_the_same_one_only_one_is_admitted(self, store: SessionStore) -> None:
+        await made(store, *of_alice("first"))
+        others = of_alice(*(f"{number:02}" for number in range(20)))
+        created = await asyncio.gather(
+            *(create(store, key, limit=1, end_oldest=False, replaces="first") for key in others)
+        )
+        assert sorted((each.admitted, each.replaced) for each in created) == [(False, False)] * 19 + [(True, True)]
+        assert len(await ids(store)) == 1
+
+    @pytest.mark.asyncio
     async def test_a_limit_of_none_admits_nothing(self, store: SessionStore) -> None:
         await made(store)
         assert not (await create(store, *of_alice("b"), limit=0)).admitted

@@ -117,17 +117,23 @@ class MemorySessions:
         lifetime: float,
         limit: int | None = None,
         end_oldest: bool = True,
+        replaces: str | None = None,
     ) -> Created:
         now = self._clock()
         self._clear(key, now)
+        former = self._records.get(SessionKey(key.tag, replaces)) if replaces is not None else None
+        if former is not None and now >= former.expires:
+            former = None
         ended: list[str] = []
         if limit is not None:
-            others = self._of_tag(key.tag, now)
+            others = [record for record in self._of_tag(key.tag, now) if record is not former]
             if limit < 1 or (len(others) >= limit and not end_oldest):
                 return Created(False, self._keyspace.get(key.generation, 0))
             for record in others[: max(0, len(others) - limit + 1)]:
                 ended.append(record.key.id)
                 self._drop(record)
+        if former is not None:
+            self._drop(former)
         for record in self._deadlines.over(now, SWEPT_PER_NEW_SESSION):
             self._run_out(record)
         if len(self._records) >= self._max_sessions:
@@ -148,7 +154,7 @@ class MemorySessions:
         self._place(record)
         record.expires = min(now + idle, record.ends)
         self._deadlines.put(record)
-        return Created(True, record.generation, ended)
+        return Created(True, record.generation, ended, former is not None)
 
     def load(self, key: SessionKey, *, generation: int) -> Loaded | None:
         record = self._records.get(key)

@@ -64,6 +64,7 @@ class RedisSessions(SessionCensus):
         lifetime: float,
         limit: int | None = None,
         end_oldest: bool = True,
+        replaces: str | None = None,
     ) -> asyncio.Future[Created]:
         def read(reply: list[Any]) -> Created | StoreError:
             if reply[0] < 0:
@@ -71,12 +72,13 @@ class RedisSessions(SessionCensus):
             if reply[0] == 0:
                 return Created(False, reply[1])
             ended = [(SessionKey(key.tag, text_of(id)), text_of(its_kind)) for id, its_kind in pairs(reply[3])]
-            self._delist(ended)
+            former = [(SessionKey(key.tag, replaces or ""), text_of(its_kind)) for its_kind in reply[4:]]
+            self._delist([*ended, *former])
             self._enlist(key, kind, reply[2])
-            return Created(True, reply[1], [other.id for other, _ in ended])
+            return Created(True, reply[1], [other.id for other, _ in ended], bool(former))
 
         arguments: list[str | int] = [self._records(key.tag), key.id, kind, meta, ms(idle), ms(lifetime)]
-        arguments += ("" if limit is None else limit, int(end_oldest))
+        arguments += ("" if limit is None else limit, int(end_oldest), replaces or "")
         for name, text in data.items():
             arguments += (name, text)
         return self._ask(CREATE, self._keys(key), arguments, read)
