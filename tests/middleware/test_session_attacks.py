@@ -419,6 +419,39 @@ def test_cookie_and_bearer_of_two_users_are_a_bad_request(path: str, stage: Stag
     assert stage.subject(cookie=alice.cookie, bearer="garbage") in ("alice", None)
 
 
+@pytest.mark.parametrize("of_bearer", ["its session stands", "its session has ended"])
+def test_a_logout_ends_the_session_of_every_credential_that_came(of_bearer: str, stage: Stage) -> None:
+    browser, app, elsewhere = (stage.login("alice") for _ in range(3))
+    if of_bearer == "its session has ended":
+        stage.ask("POST", "/auth/logout", **app.by("bearer"))
+    answer = stage.ask("POST", "/auth/logout", cookie=browser.cookie, bearer=app.bearer)
+    assert (answer.status, answer.cookie) == (204, "")
+    assert stage.subject(**browser.by("cookie")) is None, "the cookie is taken away, so it must not work any more"
+    assert stage.subject(**app.by("bearer")) is None
+    assert stage.subject(**elsewhere.by("cookie")) == "alice"
+    reasons = [event.attributes["reason"] for event in stage.events if event.kind == "session.revoked"]
+    assert reasons == ["logout", "logout"]
+
+
+def test_a_logout_after_a_refresh_ends_the_cookies_session_too(stage: Stage) -> None:
+    browser, app = stage.login("alice"), stage.login("alice")
+
+    async def leave(request: Request) -> None:
+        session = session_of(request)
+        await session.refresh(app.refresh)
+        await session.logout()
+
+    assert stage.act(leave, **browser.by("cookie")).cookie == ""
+    assert stage.subject(**browser.by("cookie")) is stage.subject(**app.by("bearer")) is None
+
+
+def test_a_logout_ends_a_session_once_that_both_credentials_are_of(stage: Stage) -> None:
+    alice = stage.login("alice")
+    assert stage.ask("POST", "/auth/logout", cookie=alice.cookie, bearer=alice.bearer).cookie == ""
+    assert stage.subject(**alice.by("cookie")) is stage.subject(**alice.by("bearer")) is None
+    assert stage.kinds().count("session.revoked") == 1
+
+
 def cookies(*pairs: tuple[str, str]) -> tuple[bytes, bytes]:
     return b"cookie", "; ".join(f"{name}={value}" for name, value in pairs).encode()
 

@@ -46,6 +46,10 @@ class RequestSession(Session):
         self._asked = asked
         self.unsettled = True
 
+    def stands_beside(self, by_cookie: Verified) -> None:
+        """The cookie is of another session than the bearer token, which this one is of."""
+        self._beside = by_cookie
+
     async def settle(self) -> None:
         """Wait for the record.
 

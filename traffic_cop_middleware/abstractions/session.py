@@ -48,6 +48,7 @@ class Session(LazyMapping):
     __slots__ = ("__dict__", "_house", "_identity", "_outgoing", "_touch", "verified")
 
     _asked: Any = None
+    _beside: Verified | None = None
     _barred: Callable[[], None] | None = None
     _found: dict[str, str | None] | None = None
     _left: float = 0.0
@@ -162,10 +163,15 @@ class Session(LazyMapping):
     async def logout(self) -> None:
         """End this session, on all workers at once; the mapping is empty from now on. One round trip.
 
+        Where the request brought a bearer token, and a cookie of another session of the same user, both end, in two
+        round trips: the cookie is taken away, so it must not work for anybody who has a copy.
+
         Raises:
             StoreUnavailable: the store is away; the session stands, and the client keeps what it can end it by.
         """
-        former = self._now
+        former, beside = self._now, self._beside
+        if beside is not None:
+            await self._house.end(beside.key, "anonymous" if beside.subject is None else "user", "logout")
         if former.secret:
             await self._house.end(former.key, former.owner.kind, "logout")
         self._forget()
@@ -202,6 +208,8 @@ class Session(LazyMapping):
             InvalidToken: it is not valid, was spent, or its session has ended.
         """
         tokens, verified, loaded = await self._house.refresh(token)
+        if self.verified is not None and self.verified.typ == COOKIE and self.verified.key != verified.key:
+            self._beside = self.verified
         self._forget()
         self._filled = False
         self._outgoing = ""

@@ -227,6 +227,8 @@ class SessionLayer:
         verified = by_bearer or by_cookie
         if verified is None:
             return
+        if by_cookie is not None and by_cookie.key != verified.key:
+            session.stands_beside(by_cookie)
         if (
             by_bearer is None
             and self._csrf
