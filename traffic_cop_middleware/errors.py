@@ -14,6 +14,7 @@ __all__ = [
     "InvalidToken",
     "KeysUnavailable",
     "MissingExtra",
+    "NoRecord",
     "OrderError",
     "SessionNotReady",
     "SessionTooLarge",
@@ -69,6 +70,10 @@ class SessionNotReady(TrafficCopError, RuntimeError):
 
 class SessionTooLarge(TrafficCopError, ValueError):
     """A session would hold more than it may; nothing of the change was written."""
+
+
+class NoRecord(TrafficCopError):
+    """A token of another issuer has no record here to keep anything in (403 where the app does not catch it)."""
 
 
 class TooManySessions(TrafficCopError):

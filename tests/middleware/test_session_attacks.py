@@ -46,6 +46,7 @@ from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware import (
     ConfigurationError,
     InvalidToken,
+    NoRecord,
     SessionMiddleware,
     SessionTooLarge,
     TooManySessions,
@@ -397,6 +398,50 @@ def test_a_token_of_another_issuer_lists_and_ends_no_session_of_ours(open_stage:
             assert id.encode() not in answer.body
         assert stage.subject(**ours.by("bearer")) == stage.subject(**ours.by("cookie")) == "user-1"
         assert stage.ask("POST", "/auth/logout-all", **ours.by("bearer")).json() == {"ended": 1}
+    finally:
+        server.close()
+
+
+async def _keeps_and_accepts(socket: WebSocket) -> None:
+    socket.session["seen"] = True
+    await socket.accept()
+
+
+def test_a_token_of_another_issuer_keeps_nothing_and_is_told_so(open_stage: Open) -> None:
+    server = JwksServer()
+    try:
+        issuers = [Issuer(ISS, audience=API, jwks_url=server.url)]
+        stage = open_stage(session_issuers=issuers, routes=[WebSocketRoute("/keeping", _keeps_and_accepts)])
+        now = int(stage.run(_clock_of, stage)())
+        theirs = token_of(ES, {**FULL, "iat": now, "exp": now + 600})
+        writes: list[Any] = [
+            lambda request: request.session.update(cart=["tea"]),
+            lambda request: session_of(request).save() if request.session.update(k=1) is None else None,
+            lambda request: session_of(request).incr("visits"),
+            lambda request: session_of(request).update("k", lambda before: 1),
+            lambda request: session_of(request).regenerate(),
+            lambda request: session_of(request).step_up(),
+        ]
+        for write in writes:
+            refused = stage.act(write, bearer=theirs)
+            assert (refused.status, refused.cookie) == (403, None)
+            assert "issuer" in refused.json()["detail"]
+        with (
+            pytest.raises(WebSocketDisconnect) as closed,
+            client_of(stage).websocket_connect("/keeping", headers=socket_headers(bearer=theirs)),
+        ):
+            pass
+        assert closed.value.code == 1008
+
+        async def caught(request: Request) -> str:
+            try:
+                await session_of(request).incr("visits")
+            except NoRecord as exc:
+                return str(exc)
+            return "kept"
+
+        assert ISS in stage.act(caught, bearer=theirs).json()
+        assert stage.subject(bearer=theirs) == "user-1", "reading is no matter"
     finally:
         server.close()
 

@@ -26,7 +26,7 @@ from traffic_cop_middleware.abstractions.sessions import (
 )
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.contracts import Loaded, SessionKey
-from traffic_cop_middleware.errors import InvalidToken, StoreError
+from traffic_cop_middleware.errors import InvalidToken, NoRecord, StoreError
 
 log = logging.getLogger("traffic_cop")
 
@@ -369,7 +369,7 @@ class Session(LazyMapping):
         if identity.secret:
             return identity
         if self.issuer:
-            raise TypeError(
+            raise NoRecord(
                 f"this client is logged in by a token of {self.issuer}, and there is no record for it here: nothing "
                 "can be kept in its session. Log it in (await session.login(…)) to begin one"
             )

@@ -16,7 +16,7 @@ from traffic_cop_middleware.abstractions.session import Session, csrf_token_of
 from traffic_cop_middleware.abstractions.sessions import ACCESS, COOKIE
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
-from traffic_cop_middleware.errors import InvalidToken, KeysUnavailable, StoreError, TooManySessions
+from traffic_cop_middleware.errors import InvalidToken, KeysUnavailable, NoRecord, StoreError, TooManySessions
 from traffic_cop_middleware.middleware.context import KEY
 from traffic_cop_middleware.middleware.cookies import CookieSettings
 from traffic_cop_middleware.middleware.credentials import credentials
@@ -46,6 +46,10 @@ TOO_MANY = answer_with(
     Refusal(409, (), "", 0, "This user has as many sessions as are allowed. End one of them first."),
     title="Too many sessions",
 )
+NOTHING_KEPT = answer_with(
+    Refusal(403, (), "", 0, "Another issuer signed your token: nothing can be kept for it here. Log in here first."),
+    title="Forbidden",
+)
 ENDED = answer_with(
     Refusal(401, (), "", 0, "Your session has ended, or your token is not valid. Log in again."),
     title="Unauthorized",
@@ -72,6 +76,7 @@ ANSWERS: Sequence[tuple[type[Exception], Answer]] = (
     (CrossSite, CROSS_SITE),
     (TwoSubjects, TWO_SUBJECTS),
     (TwoTokens, TWO_TOKENS),
+    (NoRecord, NOTHING_KEPT),
     (InvalidToken, ENDED),
 )
 """What a request is answered where its endpoint lets one of these pass: none of them is the app's fault, so no 500."""
