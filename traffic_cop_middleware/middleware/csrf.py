@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from traffic_cop_middleware.abstractions.origins import NULL, checked_origin
 from traffic_cop_middleware.errors import ConfigurationError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -22,23 +23,35 @@ HEADER = b"x-csrf-token"
 
 
 def trusted_origins(origins: Iterable[str]) -> frozenset[str]:
-    """Other sites that may call this one with its cookie, as browsers write them.
+    """Other sites that may call this one with its cookie, each as browsers write it.
 
     Raises:
-        ConfigurationError: one is no origin.
+        ConfigurationError: one is written as no browser does, so it would never match; or any page could have it.
     """
     if isinstance(origins, str):
         origins = [origins]
-    found = set()
-    for origin in origins:
-        parts = urlsplit(origin) if isinstance(origin, str) else None
-        if parts is None or parts.scheme not in PORTS or not parts.netloc or parts.path.strip("/") or parts.query:
-            raise ConfigurationError(
-                f"session_trusted_origins: {origin!r} is no origin; write its scheme, host and port, as in "
-                "'https://app.example.com'"
-            )
-        found.add(f"{parts.scheme}://{parts.netloc}".lower())
-    return frozenset(found)
+    if not isinstance(origins, Iterable):
+        raise ConfigurationError(f"session_trusted_origins={origins!r}: a list of origins")
+    return frozenset(_trusted(origin) for origin in origins)
+
+
+def _trusted(origin: str) -> str:
+    if not isinstance(origin, str):
+        raise ConfigurationError(f"session_trusted_origins={origin!r}: an origin is text")
+    try:
+        checked_origin(origin)
+    except ConfigurationError as exc:  # it begins with "origins="
+        raise ConfigurationError(f"session_trusted_{exc}") from exc
+    mend = None
+    if origin == NULL:
+        mend = "any page can have that origin, in a sandboxed frame. Leave it out"
+    elif "*" in origin:
+        mend = "one subdomain that was taken over would speak for all visitors; list each origin"
+    elif origin.startswith(("ws:", "wss:")):
+        mend = f"of a WebSocket too a browser says its page's origin: write {'http' + origin[2:]!r}"
+    if mend is not None:
+        raise ConfigurationError(f"session_trusted_origins={origin!r}: {mend}")
+    return origin
 
 
 def from_another_site(scope: Scope, trusted: frozenset[str]) -> bool:
