@@ -88,7 +88,7 @@ class Stage:
                 Route("/do", self._do, methods=["GET", "POST"]),
                 Route("/limited", limit("2/hour", key=by_user)(_limited)),
                 WebSocketRoute("/socket", _socket),
-                WebSocketRoute("/open-socket", _open_socket),
+                WebSocketRoute("/open-socket", open_socket),
                 *routes,
                 *self.cop.session_routes(),
             ]
@@ -233,15 +233,15 @@ async def _limited(request: Request) -> Response:
 async def _socket(socket: WebSocket) -> None:
     session = require_session(socket)
     await socket.accept()
-    await _echo(socket, session.subject)
+    await echo(socket, session.subject)
 
 
-async def _open_socket(socket: WebSocket) -> None:
+async def open_socket(socket: WebSocket) -> None:
     await socket.accept()
-    await _echo(socket, session_of(socket).subject)
+    await echo(socket, session_of(socket).subject)
 
 
-async def _echo(socket: WebSocket, subject: str | None) -> None:
+async def echo(socket: WebSocket, subject: str | None) -> None:
     await socket.send_json({"subject": subject})
     try:
         while True:

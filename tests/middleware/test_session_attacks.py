@@ -38,6 +38,8 @@ from tests.middleware.session_apps import (
     Stage,
     Tokens,
     at_once,
+    echo,
+    open_socket,
     parts_of,
     resigned,
     until,
@@ -1727,6 +1729,181 @@ def test_a_socket_whose_session_ends_during_the_handshake_is_closed(way: str, pl
                 assert closed_code(socket) == 1008
         except WebSocketDisconnect:  # closed before it was accepted: as good
             return
+
+
+async def _changes_its_session(socket: WebSocket) -> None:
+    """Does what the query says, in the handshake or after it, and then echoes."""
+    session, act, when = session_of(socket), socket.query_params["act"], socket.query_params["when"]
+
+    async def change() -> None:
+        if act == "login":
+            await session.login("alice")
+        elif act == "regenerate":
+            await session.regenerate()
+        else:
+            await session.refresh(socket.query_params["token"])
+
+    if when == "handshake":
+        await change()
+    await socket.accept()
+    if when == "later":
+        await change()
+    await echo(socket, session.subject)
+
+
+@pytest.mark.parametrize("when", ["handshake", "later"])
+@pytest.mark.parametrize(
+    ("before", "act"),
+    [
+        ("no session", "login"),
+        ("a dead session", "login"),
+        ("an anonymous session", "login"),
+        ("bob's session", "login"),
+        ("an own session", "login"),
+        ("an own session", "regenerate"),
+        ("no session", "refresh"),
+    ],
+)
+@pytest.mark.parametrize("where", ["here", "on another worker"])
+def test_a_socket_is_watched_for_the_session_that_it_has_by_now(
+    where: str, before: str, act: str, when: str, open_stage: Open
+) -> None:
+    routes = [WebSocketRoute("/changing", _changes_its_session)]
+    stage = open_stage(routes=routes)
+    other = open_stage() if where != "here" else stage
+    cookie: str | None = None
+    if before == "an anonymous session":
+        cookie = stage.ask("POST", "/keep?k=cart&v=tea").cookie
+    elif before != "no session":
+        cookie = stage.login("bob" if before == "bob's session" else "alice").cookie
+    if before == "a dead session":
+        assert stage.ask("POST", "/auth/logout", cookie=cookie).status == 204
+    token = stage.login("alice").refresh if act == "refresh" else ""
+    headers = socket_headers(cookie=cookie) if cookie else {}
+    path = f"/changing?act={act}&when={when}&token={token}"
+    with client_of(stage).websocket_connect(path, headers=headers) as socket:
+        assert socket.receive_json() == {"subject": "alice"}
+        for word in ("still", "here"):
+            socket.send_text(word)
+            assert socket.receive_text() == word
+        other.run(_revoke_user, other, "alice")
+        assert closed_code(socket) == 1008
+
+
+async def _revoke_user(stage: Stage, subject: str) -> None:
+    await stage.cop.session_management.revoke_user(subject)
+
+
+async def _logs_in_and_out(socket: WebSocket) -> None:
+    session = session_of(socket)
+    await session.login("alice")
+    await socket.accept()
+    await session.logout()
+    with contextlib.suppress(WebSocketDisconnect):
+        await socket.receive_text()
+
+
+def test_a_socket_that_logs_in_and_out_is_closed_as_one_that_came_with_a_session(stage: Stage) -> None:
+    stage.inner.router.routes.append(WebSocketRoute("/in-and-out", _logs_in_and_out))
+    with client_of(stage).websocket_connect("/in-and-out") as socket:
+        assert closed_code(socket) == 1008
+
+
+def test_a_login_on_a_socket_that_fails_leaves_the_session_watched(open_stage: Open) -> None:
+    async def fails(socket: WebSocket) -> None:
+        with pytest.raises(TooManySessions):
+            await session_of(socket).login("bob")
+        await open_socket(socket)
+
+    routes = [WebSocketRoute("/failing", fails)]
+    stage = open_stage(session_limit=1, session_on_limit="refuse", routes=routes)
+    stage.login("bob")
+    alice = stage.login("alice")
+    with client_of(stage).websocket_connect("/failing", headers=socket_headers(**alice.by("cookie"))) as socket:
+        assert socket.receive_json() == {"subject": "alice"}
+        socket.send_text("still here")
+        assert socket.receive_text() == "still here"
+        stage.run(_revoke_user, stage, "alice")
+        assert closed_code(socket) == 1008
+
+
+@pytest.mark.parametrize("path", ["/chatter", "/listener"])
+def test_a_client_that_reads_nothing_does_not_keep_its_socket_open(
+    path: str, open_stage: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full pipe: the server's send waits for the client, the close of the ended session too."""
+    monkeypatch.setattr(session_socket, "CLOSE_WITHIN", 0.05)
+    stage = open_stage(routes=[WebSocketRoute("/chatter", _chatter), WebSocketRoute("/listener", _listener)])
+    alice = stage.login("alice")
+    headers = [(name.encode(), value.encode()) for name, value in socket_headers(**alice.by("cookie")).items()]
+    incoming = iter([{"type": "websocket.connect"}])
+    sent: list[str] = []
+
+    async def talk() -> None:
+        opened = anyio.Event()
+
+        async def receive() -> Any:
+            for message in incoming:
+                return message
+            return await anyio.sleep_forever()
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+            opened.set()
+            if message["type"] != "websocket.accept":
+                await anyio.sleep_forever()
+
+        async def end() -> None:
+            await opened.wait()
+            await stage.cop.session_management.revoke_user("alice")
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end)
+                await stage.app(websocket_scope(path, headers=headers), receive, send)
+
+    stage.run(talk)
+    assert sent[0] == "websocket.accept"
+    assert sent[-1] == "websocket.close"
+
+
+def test_an_app_hears_of_the_end_before_a_slow_client_does(open_stage: Open) -> None:
+    heard = anyio.Event()
+
+    async def listener(socket: WebSocket) -> None:
+        await socket.accept()
+        assert (await socket.receive())["type"] == "websocket.disconnect"
+        heard.set()
+
+    stage = open_stage(routes=[WebSocketRoute("/listening", listener)])
+    alice = stage.login("alice")
+    headers = [(name.encode(), value.encode()) for name, value in socket_headers(**alice.by("cookie")).items()]
+    incoming = iter([{"type": "websocket.connect"}])
+
+    async def talk() -> None:
+        opened = anyio.Event()
+
+        async def receive() -> Any:
+            for message in incoming:
+                return message
+            return await anyio.sleep_forever()
+
+        async def send(message: Any) -> None:
+            opened.set()
+            if message["type"] == "websocket.close":
+                await heard.wait()  # the client takes it when the app is done
+
+        async def end() -> None:
+            await opened.wait()
+            await stage.cop.session_management.revoke_user("alice")
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end)
+                await stage.app(websocket_scope("/listening", headers=headers), receive, send)
+
+    stage.run(talk)
+    assert heard.is_set()
 
 
 async def _chatter(socket: WebSocket) -> None:

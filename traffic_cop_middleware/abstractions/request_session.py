@@ -10,10 +10,13 @@ from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
-from traffic_cop_middleware.contracts import Loaded
+from traffic_cop_middleware.contracts import Loaded, SessionKey
 from traffic_cop_middleware.errors import StoreError
 
 log = logging.getLogger("traffic_cop")
+
+Place = tuple[SessionKey, int]
+"""Where a session's record is, and of which generation it is."""
 
 
 class RequestSession(Session):
@@ -69,12 +72,23 @@ class RequestSession(Session):
         self._begin(verified, asked)
         return True
 
-    async def stands(self, *, used: bool) -> bool:
-        """Whether the session is still there; where that can't be asked it is, until it can. A use keeps it alive."""
-        verified, store = self.verified, self._house.store
-        if verified is None:
-            return False
-        key, generation, policy = verified.key, verified.generation, self._house.policy
+    @property
+    def place(self) -> Place | None:
+        """Where the session's record is, by the token until it has come; `None` while there is none."""
+        identity, verified = self._identity, self.verified
+        if identity is not None and identity.secret:
+            return identity.key, identity.generation
+        if identity is None and verified is not None and not verified.issuer:
+            return verified.key, verified.generation
+        return None
+
+    def on_move(self, moved: Callable[[], None] | None) -> None:
+        """Call `moved` when `place` may be another one."""
+        self._moved = moved
+
+    async def stands(self, place: Place, *, used: bool) -> bool:
+        """Whether a session is still there; where that can't be asked it is, until it can. A use keeps it alive."""
+        (key, generation), store, policy = place, self._house.store, self._house.policy
         try:
             if used:
                 touched = store.merge(key, {}, generation=generation, idle=policy.idle, most=policy.size)

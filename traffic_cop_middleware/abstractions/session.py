@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, overload
 
@@ -52,7 +53,10 @@ class Session(LazyMapping):
     _barred: Callable[[], None] | None = None
     _found: dict[str, str | None] | None = None
     _left: float = 0.0
+    _moved: Callable[[], None] | None = None
     _next_secret: str = ""
+    moving: bool = False
+    """Whether it is getting another id: that the old one ends is its own doing then."""
 
     def __init__(self, house: SessionAbstraction) -> None:
         self._texts = NO_TEXTS
@@ -153,12 +157,13 @@ class Session(LazyMapping):
             self.clear()
         texts = self._texts_now()
         again = former.secret and former.owner.subject == subject
-        identity = await self._house.create(owner, texts, replaces=former.key.id if again else None)
-        if former.secret and not again:
-            await self._house.end(former.key, former.owner.kind, "login")
-        self._recorded(texts)
-        self._left = self._house.policy.lifetime
-        return self._become(identity)
+        with self._moves():
+            identity = await self._house.create(owner, texts, replaces=former.key.id if again else None)
+            if former.secret and not again:
+                await self._house.end(former.key, former.owner.kind, "login")
+            self._recorded(texts)
+            self._left = self._house.policy.lifetime
+            return self._become(identity)
 
     async def logout(self) -> None:
         """End this session, on all workers at once; the mapping is empty from now on. One round trip.
@@ -210,11 +215,12 @@ class Session(LazyMapping):
         tokens, verified, loaded = await self._house.refresh(token)
         if self.verified is not None and self.verified.typ == COOKIE and self.verified.key != verified.key:
             self._beside = self.verified
-        self._forget()
-        self._filled = False
-        self._outgoing = ""
-        self.verified = verified
-        self._begin(verified, loaded)
+        with self._moves():
+            self._forget()
+            self._filled = False
+            self._outgoing = ""
+            self.verified = verified
+            self._begin(verified, loaded)
         return tokens
 
     # Writing
@@ -329,6 +335,8 @@ class Session(LazyMapping):
         elif loaded is None:
             # A browser keeps its cookie: another request may have given it a new one by now, and that would be lost.
             self.verified = None
+            if self._moved is not None:
+                self._moved()
         else:
             identity = self._house.identity(verified, loaded.meta)
             if identity is None:
@@ -375,23 +383,36 @@ class Session(LazyMapping):
             )
         texts = self._texts_now()
         self._left = self._house.policy.lifetime
-        identity = await self._house.create(self._house.new_owner(None), texts, secret=self._next_secret or None)
-        self._recorded(texts)
-        self._become(identity)
+        with self._moves():
+            identity = await self._house.create(self._house.new_owner(None), texts, secret=self._next_secret or None)
+            self._recorded(texts)
+            self._become(identity)
         return identity
 
     async def _regenerate(self, owner: Owner) -> Tokens:
         former = await self._existing()
-        if owner.subject is None:  # its keys are of its own, so it can't just be renamed
-            identity: Identity | None = await self._house.create(owner, self._texts_now())
-            await self._house.end(former.key, owner.kind, "regenerated")
-            self._left = self._house.policy.lifetime
-        else:
-            identity = await self._house.move(former, owner)
-        if identity is None:
-            self._vanished(0)
-            raise InvalidToken("this session has ended meanwhile")
-        return self._become(identity)
+        with self._moves():
+            if owner.subject is None:  # its keys are of its own, so it can't just be renamed
+                identity: Identity | None = await self._house.create(owner, self._texts_now())
+                await self._house.end(former.key, owner.kind, "regenerated")
+                self._left = self._house.policy.lifetime
+            else:
+                identity = await self._house.move(former, owner)
+            if identity is None:
+                self._vanished(0)
+                raise InvalidToken("this session has ended meanwhile")
+            return self._become(identity)
+
+    @contextmanager
+    def _moves(self) -> Iterator[None]:
+        """While it gets another id; whoever watches it is told of the one that it has afterwards."""
+        self.moving = True
+        try:
+            yield
+        finally:
+            self.moving = False
+            if self._moved is not None:
+                self._moved()
 
     def _terms(self, identity: Identity) -> Any:
         policy = self._house.policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import anyio
@@ -20,6 +20,8 @@ POLICY_VIOLATION = 1008
 REASON = "the session has ended"
 LOOK_AFTER = 60.0
 """Seconds between two looks at the record: sessions also run out, and a socket that is used keeps its own alive."""
+CLOSE_WITHIN = 5.0
+"""Seconds that the close may wait for a client that reads nothing; then what the app sends fails all the same."""
 
 
 class Socket:
@@ -28,7 +30,8 @@ class Socket:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._waiting: anyio.CancelScope | None = None
+        self._receiving: set[anyio.CancelScope] = set()
+        self._sending: set[anyio.CancelScope] = set()
         self._open = True
         self._connected = False
         self.closing = False
@@ -41,8 +44,12 @@ class Socket:
             self._connected = True
             return await self._receive()
         if self._open:
-            with anyio.CancelScope() as self._waiting:
-                message = await self._receive()
+            with anyio.CancelScope() as scope:
+                self._receiving.add(scope)
+                try:
+                    message = await self._receive()
+                finally:
+                    self._receiving.discard(scope)
                 self.used = True
                 return message
         return {"type": "websocket.disconnect", "code": POLICY_VIOLATION, "reason": REASON}
@@ -56,17 +63,29 @@ class Socket:
         if not self._open:
             raise self.ended
         self._open = message["type"] != "websocket.close"
-        await self._send(message)
+        with anyio.CancelScope() as scope:
+            self._sending.add(scope)
+            try:
+                await self._send(message)
+            finally:
+                self._sending.discard(scope)
+            return
+        raise self.ended
 
     async def close(self) -> None:
-        """The session has ended."""
+        """The session has ended: the app hears of it at once, the client as soon as it reads."""
         if self._open:
             self._open = False
             self.closing = True
-            with contextlib.suppress(OSError):  # the client is gone already, as ASGI servers say it: as good
+            for scope in self._receiving:
+                scope.cancel()
+            with (
+                anyio.move_on_after(CLOSE_WITHIN),
+                contextlib.suppress(OSError),  # the client is gone already, as ASGI servers say it: as good
+            ):
                 await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": REASON})
-            if self._waiting is not None:
-                self._waiting.cancel()
+            for scope in self._sending:
+                scope.cancel()
 
 
 async def run_socket(
@@ -78,18 +97,17 @@ async def run_socket(
     session: RequestSession,
     management: SessionManagementAbstraction,
 ) -> None:
-    """Run a WebSocket's app, and close it when its session is ended, or has run out."""
-    verified = session.verified
-    if verified is None or verified.issuer:
-        await app(scope, receive, send)
-        return
+    """Run a WebSocket's app, and close it when its session is ended, or has run out.
+
+    The session is the one that it has by then: apps log in and renew ids during the handshake and after it.
+    """
     socket = Socket(receive, send)
     failed: Exception | None = None
-    news = News()
-    stop = management.watch(verified.key, news.tell)
+    watch = Watch(session, management)
+    session.on_move(watch.follow)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_close_when_ended, socket, session, news)
+            tasks.start_soon(_close_when_ended, socket, session, watch)
             try:
                 await app(scope, socket.receive, socket.send)
             except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
@@ -97,7 +115,8 @@ async def run_socket(
             if not socket.closing:  # the app may have ended by that, and the close is yet to go out
                 tasks.cancel_scope.cancel()
     finally:
-        stop()
+        session.on_move(None)
+        watch.stop()
     if failed is not None and failed is not socket.ended:
         raise failed
 
@@ -119,18 +138,53 @@ class News:
         else:  # memory://name is shared by all threads of a process
             anyio.from_thread.run_sync(self._heard.set, token=self._token)
 
-    async def wait(self) -> None:
-        """Wait for news, or until it is time for a look."""
-        with anyio.move_on_after(LOOK_AFTER):
+    async def wait(self, most: float | None) -> None:
+        """Wait for news, `most` seconds."""
+        with anyio.move_on_after(most):
             await self._heard.wait()
         self._heard = anyio.Event()
 
 
-async def _close_when_ended(socket: Socket, session: RequestSession, news: News) -> None:
-    while not news.surely:
-        await news.wait()
-        if session.verified is None:
-            return  # the token was dead when it came: nobody's socket can't lose its session
-        news.surely = news.surely or not await session.stands(used=socket.used)
-        socket.used = False
+class Watch:
+    """Hears of the end of a socket's session, whichever that is at present."""
+
+    def __init__(self, session: RequestSession, management: SessionManagementAbstraction) -> None:
+        self._session = session
+        self._management = management
+        self._watching: Callable[[], None] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.news = News()
+        self.place = self._session.place
+        if self.place is not None:
+            self._watching = self._management.watch(self.place[0], self.news.tell)
+
+    def follow(self) -> None:
+        """The session may be another one by now; it is looked after, for it may have ended before it was watched."""
+        if self._session.place != self.place:
+            former = self.news
+            self.stop()
+            self._begin()
+            former.tell(False)
+        self.news.tell(False)
+
+    def stop(self) -> None:
+        """Hear of nothing any more."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching()
+
+
+async def _close_when_ended(socket: Socket, session: RequestSession, watch: Watch) -> None:
+    while True:
+        news, place = watch.news, watch.place
+        await news.wait(LOOK_AFTER if place is not None else None)
+        if news is not watch.news or place is None or session.moving:
+            continue  # a move tells when it is done
+        used, socket.used = socket.used, False
+        if not news.surely and await session.stands(place, used=used):
+            continue
+        if news is watch.news and not session.moving:
+            break
     await socket.close()

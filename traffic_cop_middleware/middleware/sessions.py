@@ -124,7 +124,7 @@ class SessionLayer:
                     break
             if self._csrf and scope.get("method") not in SAFE_METHODS:
                 session.bar(lambda: self._bar_login(scope))
-            if session.verified is not None and scope["type"] == "websocket":
+            if scope["type"] == "websocket":
                 management = opened.session_management
                 app = self._settled if self._settles else self.app
                 await run_socket(app, scope, receive, send_with_session, session=session, management=management)
