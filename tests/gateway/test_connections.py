@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import pytest
 
@@ -13,7 +15,13 @@ from tests.asgi import Message
 from tests.gateway.raw import OK, PATIENCE, Peer, answering, client, eventually, get, post, upstream
 from tests.gateway.served import gateway
 from tests.servers import free_port
+from traffic_cop_middleware.abstractions.forwarding import Client
+from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.contracts.transport import Deadlines, Field, Origin, Outgoing
+from traffic_cop_middleware.errors import UpstreamBroken
 from traffic_cop_middleware.middleware.client_body import ClientBody
+from traffic_cop_middleware.middleware.exchange import Exchange, Forwarding
+from traffic_cop_middleware.middleware.routes import route
 
 pytestmark = pytest.mark.asyncio
 
@@ -273,6 +281,70 @@ async def test_a_client_that_leaves_is_noticed_while_nobody_takes_what_it_sent()
     async with asyncio.timeout(5):
         await asyncio.wait([task := asyncio.create_task(exchange())])
     assert (taken, task.cancelled()) == ([b"a"], True)
+
+
+class BrokenOff:
+    """A response whose connection breaks in the middle."""
+
+    status, http_version = 200, "1.1"
+    fields: Sequence[Field] = ()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield b"begun"
+        raise UpstreamBroken("closed")
+
+    def close(self) -> None:
+        self.status = 0
+
+
+class Breaking:
+    """A transport to an instance that breaks the connection: before its response, or in the middle of it."""
+
+    def __init__(self, *, begun: bool) -> None:
+        self.begun = begun
+        self.asked = 0
+
+    async def send(self, origin: Origin, request: Outgoing, *, deadlines: Deadlines) -> BrokenOff:
+        self.asked += 1
+        if not self.begun:
+            raise UpstreamBroken("closed", stale=True)
+        return BrokenOff()
+
+    async def connect(
+        self, origin: Origin, request: Outgoing, *, subprotocols: Sequence[str], deadlines: Deadlines
+    ) -> NoReturn:
+        raise UpstreamBroken("closed")
+
+    async def close(self) -> None:
+        self.begun = False
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "amid"])
+@pytest.mark.parametrize("left", [False, True], ids=["client waits", "client left"])
+async def test_what_breaks_for_a_client_that_left_is_no_error_and_is_not_asked_again(begun: bool, left: bool) -> None:
+    told: list[Mapping[str, Any]] = []
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not left:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    transport = Breaking(begun=begun)
+    exchange = Exchange(lambda: transport, lambda _, attributes: told.append(attributes))
+    one = route("/*", to="http://127.0.0.1:1")
+    forwarding = Forwarding(
+        "all", one.pattern, action_of(one).policy, action_of(one).destination, Client("", "http", b"", False), ()
+    )
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"shop.example")]}
+    with pytest.raises(UpstreamBroken) if begun and not left else contextlib.nullcontext():
+        await exchange.run(scope, receive, send, forwarding)
+    assert (transport.asked, told[-1].get("gone", False)) == (1 if left or begun else 2, left)
+    assert bool(sent) is (begun or not left)
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
 async def test_a_client_that_leaves_while_its_instance_is_being_reached_leaves_nothing() -> None:

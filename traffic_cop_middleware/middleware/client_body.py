@@ -10,10 +10,13 @@ from starlette.types import Message, Receive
 
 MOST_COPIED = 64 * 1024
 """Bytes of a body that are kept for a mirror; requests with more are not mirrored."""
+UNWATCHED = 0.1
+"""Seconds that an exchange may take before a task waits for its client to leave: most end sooner, and a task that is
+made and cancelled again would cost them more than all that the gateway does to their fields."""
 
 
 class ClientGone(Exception):
-    """The client left before its request had come whole."""
+    """The client left, and nobody waits for its answer."""
 
 
 class BodyTooLarge(Exception):
@@ -33,7 +36,7 @@ class ClientBody:
 
     Only one may call `receive` at a time: while the body comes that is who sends it on, one message ahead, and then a
     task that waits for the disconnect. Whoever hears of that cancels the task that made this, so that an upstream's
-    work for a client that is gone ends at once.
+    work for a client that is gone ends soon.
     """
 
     def __init__(self, receive: Receive, *, expected: bool, most: int | None, idle: float) -> None:
@@ -43,6 +46,7 @@ class ClientBody:
         self._size = 0
         self._exchange: asyncio.Task[Any] | None = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._ahead: asyncio.Task[Message] | None = None
         self.ended = not expected
         """Whether all of it has come."""
@@ -98,11 +102,24 @@ class ClientBody:
     def close(self) -> None:
         """The exchange is over."""
         self._exchange = None
-        for task in (self._watcher, self._ahead):
-            if task is not None:
-                task.cancel()
+        for waiting in (self._soon, self._watcher, self._ahead):
+            if waiting is not None:
+                waiting.cancel()
+
+    async def left(self) -> bool:
+        """Whether the client is gone, as far as the server knows by now. For an exchange that has failed."""
+        exchange, self._exchange = self._exchange, None  # asked, it need not be cancelled
+        if exchange is not None:
+            if self.ended and self._watcher is None:
+                self._start_watcher()
+            await asyncio.sleep(0)  # a server that knows of it says so at once
+            self._exchange = exchange
+        return self.gone
 
     def _watch(self) -> None:
+        self._soon = asyncio.get_running_loop().call_later(UNWATCHED, self._start_watcher)
+
+    def _start_watcher(self) -> None:
         self._watcher = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:

@@ -25,7 +25,7 @@ from traffic_cop_middleware.abstractions.route_policies import RoutePolicy
 from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream
 from traffic_cop_middleware.contracts.transport import Field, Incoming, Outgoing, Transport
 from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from traffic_cop_middleware.middleware.client_body import ClientBody, ResponseNotTaken
+from traffic_cop_middleware.middleware.client_body import ClientBody, ClientGone, ResponseNotTaken
 from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -130,9 +130,13 @@ class Exchange:
             if not body.gone or (task is not None and task.uncancel() > 0):
                 raise
             told["gone"] = True
+        except ClientGone:
+            told["gone"] = True
         except (UpstreamError, ResponseNotTaken) as exc:  # the response has begun: breaking it is all that is left
             told["error"] = type(exc).__name__
-            raise
+            if not await body.left():
+                raise
+            told["gone"] = True
         finally:
             body.close()
             if incoming is not None:
@@ -196,6 +200,8 @@ class Exchange:
                     return TOO_LARGE
                 if body.too_slow:
                     return TOO_SLOW
+                if await body.left():
+                    raise ClientGone from exc
                 if isinstance(exc, UpstreamBroken) and exc.stale and repeatable:
                     repeatable = False
                     continue
