@@ -7,7 +7,7 @@ Fields keep their bytes, order and repetitions. What concerns one connection onl
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,14 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"t
 """What says where a message ends and what becomes of its connection: no route may set it."""
 SPECIAL = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"via", b"max-forwards"}
 """Fields of a request that do not just pass, nor with "_" for "-": some upstreams take the one for the other."""
+ORDINARY = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"accept-language", b"authorization", b"cache-control", b"content-type"),
+        *(b"cookie", b"if-modified-since", b"if-none-match", b"origin", b"pragma", b"priority", b"range", b"referer"),
+        *(b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-user", b"user-agent"),
+    }
+)
+"""Most of the fields that come, which are none of those; just so that they are found out sooner."""
 ALWAYS_KEPT = frozenset({b"host", b"content-length"})
 """What a Connection field can't take out: without them the message would be another one."""
 INTERNAL = b"x-traffic-"
@@ -44,6 +52,7 @@ HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 
 VERSIONS = ("1.1", "2", "3", "1.0")
 """As ASGI names them; "2.0" is what some parsers take from a line of HTTP/1."""
+VIA: Mapping[str, Field] = {version: (b"via", version.encode() + b" " + NAME) for version in VERSIONS}
 BODILESS = frozenset({204, 304})
 MOST_DIGITS = 18
 """Digits of a content length: below 2**63, above which readers overflow."""
@@ -77,6 +86,8 @@ class FieldChanges:
     remove: frozenset[bytes] = frozenset()
 
     def applied(self, fields: list[Field]) -> list[Field]:
+        if not (self.set or self.add or self.remove):
+            return fields
         if self.remove or self.set:
             gone = self.remove.union(name for name, _ in self.set)
             fields = [field for field in fields if field[0] not in gone]
@@ -108,16 +119,19 @@ def request_fields(
     if not sound(given):
         raise MalformedRequest("a header field holds a byte that none may hold")
     named = _connection_options(given)
+    mine = dict(own)
+    if changes.set:
+        mine.update(changes.set)
     kept: list[Field] = []
     about: dict[bytes, list[bytes]] = {}
     via: list[bytes] = []
     lengths: set[bytes] = set()
     codings: list[bytes] = []
     hosts = 0
-    mine = {name for name, _ in (*own, *changes.set)}
     for field in given:
         name, value = field
-        if not (name in SPECIAL or name in mine or name in named or name.startswith(OURS) or b"_" in name):
+        special = name not in ORDINARY and (name in SPECIAL or name.startswith(OURS) or b"_" in name)
+        if not (special or name in mine or name in named):
             kept.append(field)
             continue
         plain = name.replace(b"_", b"-")
@@ -148,9 +162,9 @@ def request_fields(
     if not hosts:
         kept.insert(0, (b"host", host))
     kept += _about_client(about if client.trusted else {}, client, style)
-    kept.append((b"via", b", ".join([*via, http_version.encode() + b" " + NAME])))
+    kept.append(VIA[http_version] if not via else (b"via", b", ".join([*via, VIA[http_version][1]])))
     kept += own
-    return changes.applied(kept) if changes is not NO_CHANGES else kept
+    return changes.applied(kept)
 
 
 def response_fields(
@@ -162,18 +176,14 @@ def response_fields(
     takes it for the length of what follows would wait for that.
     """
     given = [(name.lower(), value) for name, value in fields]
-    named = _connection_options(given)
-    bodiless = status in BODILESS
-    kept = []
-    for field in given:
-        name = field[0]
-        if name in HOP_BY_HOP or (name in named and name not in ALWAYS_KEPT) or name.startswith(INTERNAL):
-            continue
-        if bodiless and name == b"content-length":
-            continue
-        kept.append(field)
-    kept.append((b"via", http_version.encode() + b" " + NAME))
-    return changes.applied(kept) if changes is not NO_CHANGES else kept
+    left = HOP_BY_HOP
+    if named := _connection_options(given):
+        left = left.union(named) - ALWAYS_KEPT
+    if status in BODILESS:
+        left = left.union((b"content-length",))
+    kept = [field for field in given if field[0] not in left and not field[0].startswith(INTERNAL)]
+    kept.append(VIA[http_version])
+    return changes.applied(kept)
 
 
 def sound(fields: Sequence[Field]) -> bool:
@@ -205,7 +215,7 @@ def _connection_options(fields: Iterable[Field]) -> Collection[bytes]:
     """What a Connection field names beside: it concerns this connection only."""
     found: set[bytes] = set()
     for name, value in fields:
-        if name == b"connection":
+        if name == b"connection" and value != b"keep-alive":  # which stays behind anyway
             found.update(option.strip(b" \t").lower() for option in value.split(b","))
     return found
 
