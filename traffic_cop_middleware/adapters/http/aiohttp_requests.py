@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
@@ -63,19 +65,24 @@ def _link(*, loop: asyncio.AbstractEventLoop) -> ResponseHandler:
     return Link(loop)
 
 
+class Place(aiohttp.ClientRequest):
+    """What a pool knows an origin by, worked out once."""
+
+    _key: ConnectionKey | None = None
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        if self._key is None:
+            self._key = super().connection_key
+        return self._key
+
+
 class Connector(aiohttp.TCPConnector):
     """A pool of such connections."""
 
     def __init__(self, *, connections: int, kept: float) -> None:
         super().__init__(limit=0, limit_per_host=connections, keepalive_timeout=kept)
         self._factory = functools.partial(_link, loop=self._loop)
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        link = connection.protocol
-        if isinstance(link, Link):
-            link.resting = False
-        return connection
 
     def close_resting(self, req: aiohttp.ClientRequest) -> None:
         """Close the connections that lie in the pool: where one turned out to be dead, the others are no better."""
@@ -116,7 +123,7 @@ class Response:
             max_field_size=LONGEST_FIELD,
             max_headers=MOST_FIELDS,
         )
-        link.heard = False
+        link.resting = link.heard = False
         transport = link.transport
         if transport is None or transport.is_closing():
             raise UpstreamBroken(f"{name_of(self._origin)} closed the connection", stale=True)
@@ -128,21 +135,22 @@ class Response:
             transport.write(head_of(request, chunked=length is None))
             self._upload = asyncio.create_task(self._send_body(request.body, length))
         try:
-            await self._head()
+            while True:
+                message, payload = await link.read()
+                if not 100 <= message.code < 200:
+                    break
+                if message.code == 101:
+                    raise self._broken("switched protocols unasked")
+            self._begin(message, payload)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise mapped(exc, self._origin, stale=link.used and not link.heard) from exc
         finally:
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def _head(self) -> None:
+    def _begin(self, message: RawResponseMessage, payload: StreamReader) -> None:
+        """Take a response's head."""
         link = self._link
-        while True:
-            message, payload = await link.read()
-            if not 100 <= message.code < 200:
-                break
-            if message.code == 101:
-                raise self._broken("switched protocols unasked")
         version = message.version
         if version[0] != 1 or not 200 <= message.code <= 599:
             raise self._broken(f"answered with HTTP/{version[0]}.{version[1]} and the status {message.code}")
@@ -208,15 +216,23 @@ class Response:
                 broken.__cause__ = exc
             self._break_off(broken)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
+        # No generator: an event loop books each one, to close it should nobody else.
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         payload = self._payload
         try:
-            while payload is not None and (chunk := await payload.readany()):
-                yield chunk
+            if payload is not None and (chunk := await payload.readany()):
+                return chunk
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise mapped(exc, self._origin, stale=False) from exc
         except RuntimeError as exc:  # what a reader says whose connection is closed
             raise self._broken("closed the connection") from exc
+        raise StopAsyncIteration
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -16,7 +16,14 @@ from aiohttp.abc import AbstractCookieJar
 from multidict import CIMultiDict
 from yarl import URL
 
-from traffic_cop_middleware.adapters.http.aiohttp_requests import LONGEST_FIELD, READ_SIZE, Connector, Link, Response
+from traffic_cop_middleware.adapters.http.aiohttp_requests import (
+    LONGEST_FIELD,
+    READ_SIZE,
+    Connector,
+    Link,
+    Place,
+    Response,
+)
 from traffic_cop_middleware.adapters.http.aiohttp_requests import mapped as _mapped
 from traffic_cop_middleware.adapters.http.aiohttp_requests import name_of as _name
 from traffic_cop_middleware.adapters.http.aiohttp_sockets import Sockets
@@ -42,7 +49,7 @@ class AiohttpTransport:
         self._kept = kept
         self._session: aiohttp.ClientSession | None = None
         self._sockets = Sockets(skipped=AUTOMATIC, longest_field=LONGEST_FIELD)
-        self._places: dict[Origin, aiohttp.ClientRequest] = {}
+        self._places: dict[Origin, Place] = {}
 
     def _open(self) -> aiohttp.ClientSession:
         session = self._session
@@ -85,7 +92,7 @@ class AiohttpTransport:
             raise
         return response
 
-    def _place(self, origin: Origin) -> aiohttp.ClientRequest:
+    def _place(self, origin: Origin) -> Place:
         """What the pool knows an origin by."""
         place = self._places.get(origin)
         if place is None:
@@ -93,7 +100,7 @@ class AiohttpTransport:
                 del self._places[next(iter(self._places))]
             tls = origin.tls if origin.tls is not None else True
             url = url_of(origin, b"/")
-            place = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), ssl=tls)
+            place = Place("GET", url, loop=asyncio.get_running_loop(), ssl=tls)
             self._places[origin] = place
         return place
 
