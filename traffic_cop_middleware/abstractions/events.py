@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
+from time import time
 from typing import Any
 
 from traffic_cop_middleware.contracts import Event, Observer
@@ -36,7 +36,7 @@ class Observers:
         observers = self._observers
         if observers:
             # Event(…) and a call of `tell` would cost more than all else here, and this runs on every request.
-            event = _new(Event, (kind, time.time(), attributes))
+            event = _new(Event, (kind, time(), attributes))
             for observer in observers:
                 try:
                     observer(event)

@@ -19,6 +19,8 @@ from traffic_cop_middleware.contracts import MICRO, SLACK, Guard, Take, Taken
 SWEPT_PER_NEW_KEY = 2
 LOOKED_AT_WHEN_CROWDED = 64
 RELATIVE_SLACK = 1 + SLACK / 1000
+ROUNDING = 2.0**52
+"""Added to a float and taken away again, it leaves the nearest whole number: the cheapest way to one."""
 _new = tuple.__new__
 
 
@@ -37,24 +39,26 @@ class MemoryBuckets:
         return len(self._buckets)
 
     def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:
-        at = (self._clock() if now is None else now) * MICRO
-        at = (at + 0.5) // 1
-        guard_held = True
+        at = (self._clock() if now is None else now) * MICRO + ROUNDING - ROUNDING
         if guard is not None and not self._holds(guard):
-            guard_held = False
-            requests = guard.otherwise
-        find = self._buckets.get
+            return self._take(guard.otherwise, at, guard_held=False)
         if len(requests) == 1:
-            # The usual request, granted, from a bucket that is known: in a third of the time of the loop below.
-            key, burst, rate, cost = requests[0]
-            bucket = find(key)
-            if bucket is not None and at >= bucket[0] and rate == bucket[2]:
-                after = bucket[1] - (at - bucket[0]) * rate / MICRO
-                after = after + cost if after > 0 else cost
-                if after <= burst:
-                    bucket[0] = at
-                    bucket[1] = after
-                    return _new(Taken, (True, [ceil(after * MICRO)], guard_held))
+            # The usual request, granted, from a bucket that is known: in a third of the time of the other way.
+            ((key, burst, rate, cost),) = requests
+            bucket = self._buckets.get(key)
+            if bucket is not None:
+                stamp, debt, known_rate = bucket
+                if at >= stamp and rate == known_rate:
+                    debt -= (at - stamp) * rate / MICRO
+                    after = debt + cost if debt > 0 else cost
+                    if after <= burst:
+                        bucket[0] = at
+                        bucket[1] = after
+                        return _new(Taken, (True, (ceil(after * MICRO),), True))
+        return self._take(requests, at, guard_held=True)
+
+    def _take(self, requests: Sequence[Take], at: float, *, guard_held: bool) -> Taken:
+        find = self._buckets.get
         admitted = True
         fresh = False
         answers = []
