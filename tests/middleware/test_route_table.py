@@ -34,8 +34,9 @@ from tests.middleware.routing import (
 )
 from traffic_cop_middleware import TrafficCop, exempt, limit
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware import route_table
 from traffic_cop_middleware.middleware.marks import Marks, marks_of
-from traffic_cop_middleware.middleware.route_table import METHODS, RouteTable, router_of
+from traffic_cop_middleware.middleware.route_table import RouteTable, router_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One by one
@@ -226,7 +227,8 @@ def test_a_number_too_long_to_convert_matches_nothing(path: str) -> None:
 # What is kept
 
 
-def test_what_is_kept_has_at_most_the_static_routes_and_their_methods() -> None:
+def test_what_is_kept_is_bounded_in_paths_and_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route_table, "MOST_PATHS", 100)
     app = bare()
     app.add_api_route("/static", marked, methods=None, response_model=None)
     app.router.routes += [
@@ -258,8 +260,18 @@ def test_what_is_kept_has_at_most_the_static_routes_and_their_methods() -> None:
                 table.find(http(path, method, root_path=f"/r{number}"))
                 table.find(http(f"/r{number}{path}", method, root_path=f"/r{number}"))
         table.find(http("/every", f"M{number}"))
-    static = 2  # and with a last newline
-    assert len(table._memo) <= static * 2 * len(METHODS)
+        assert len(table._memo) <= 100
+    kept = [(path, method) for path, methods in table._memo.items() for method in methods]
+    assert "/q/299" in table._memo
+    assert {method for _, method in kept} <= {"GET", "POST"}
+    assert not [path for path, _ in kept if path.startswith(("/o", "/any")) or "suffix" in path or "lower" in path]
+
+
+def test_a_long_path_is_not_kept() -> None:
+    table = RouteTable(Starlette(routes=[Route("/p/{x}", marked)]))
+    for length in (10, 100_000):
+        assert table.find(http(f"/p/{'x' * length}")).endpoint is marked
+    assert list(table._memo) == ["/p/xxxxxxxxxx"]
 
 
 def test_two_hosts_are_told_apart_on_one_path() -> None:

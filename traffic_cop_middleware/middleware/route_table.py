@@ -6,8 +6,8 @@ exactly as the framework's router will: the first full match, else the first par
 Mounts and hosts are levels of their own, entered with the scope that the framework would enter them with. FastAPI's
 included routers are lazy since 0.137; `fastapi.routing.iter_route_contexts` lists what they hold, in order.
 
-What a route without path parameters answered is kept: the `matches` of the frameworks' own classes look at the type,
-method and path alone. There are no more such entries than routes and methods.
+What the frameworks' own routes answered is kept for the last paths, where their parameters are of the frameworks' own
+types too: their `matches` look at the type, method and path alone.
 
 A table can go stale: routes may be added while the app runs. A change of the number of routes is seen at once; a route
 added to an included router is seen when a response starts, because the endpoint in the scope is not the expected one
@@ -25,6 +25,7 @@ from functools import partial
 from types import EllipsisType
 from typing import Any
 
+from starlette.convertors import FloatConvertor, IntegerConvertor, PathConvertor, StringConvertor, UUIDConvertor
 from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount
 from starlette.types import Scope
 
@@ -38,6 +39,10 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
 FRAMEWORKS = ("starlette.routing", "fastapi.routing")
 MOST_FOREIGN = 100
 MOST_PATIENCE = 1000
+MOST_PATHS = 4096
+LONGEST_PATH = 256
+"""Characters of a path that is kept."""
+CONVERTORS = frozenset({StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor, PathConvertor})
 
 Matches = Callable[[Scope], tuple[Match, Scope]]
 
@@ -67,16 +72,16 @@ UNMATCHED = Matched("__unmatched__", None, Marks())
 class Entry:
     """One route at its place in the order."""
 
-    __slots__ = ("full", "inner", "matches", "partial", "pure", "static")
+    __slots__ = ("full", "inner", "lasting", "matches", "partial", "pure")
 
-    def __init__(self, template: str, endpoint: object, matches: Matches, inner: Level | None, static: bool) -> None:
+    def __init__(self, template: str, endpoint: object, matches: Matches, inner: Level | None, lasting: bool) -> None:
         self.full = Matched(template, endpoint, marks_of(endpoint))
         # A wrong method is answered 405 without entering the endpoint, so its marks say nothing.
         self.partial = Matched(template, endpoint, Marks())
         self.matches = matches
         self.inner = inner
         self.pure = _is_frameworks(matches) and getattr(matches, "__func__", None) is not Host.matches
-        self.static = static
+        self.lasting = lasting
 
 
 class Reading:
@@ -134,7 +139,7 @@ class RouteTable:
         self._strict = strict
         self._level: Level | None = None
         self._built = False
-        self._memo: dict[tuple[Any, str], Matched] = {}
+        self._memo: dict[str, dict[str | None, Matched]] = {}
         self._memo_root: str | None = None
         self._routes: list[tuple[str, int, int]] = []
         self._told = ""
@@ -190,9 +195,9 @@ class RouteTable:
                 return self.unmatched
         root = level.root_path or scope.get("root_path", "")
         if root == self._memo_root:
-            known = self._memo.get((scope.get("method"), scope["path"]))
-            if known is not None:
-                return known
+            known = self._memo.get(scope["path"])
+            if known is not None and (matched := known.get(scope.get("method"))) is not None:
+                return matched
         try:
             try:
                 matched, lasting = _find(level, scope)
@@ -205,12 +210,17 @@ class RouteTable:
             return self.unmatched
         if matched is UNMATCHED:
             return self.unmatched
-        if lasting and scope.get("method", "GET") in METHODS:
+        if lasting and scope.get("method", "GET") in METHODS and len(scope["path"]) <= LONGEST_PATH:
             if self._memo_root is None:
                 self._memo_root = root
             if root == self._memo_root:
-                self._memo[(scope.get("method"), scope["path"])] = matched
+                self._keep(scope, matched)
         return matched
+
+    def _keep(self, scope: Scope, matched: Matched) -> None:
+        if len(self._memo) >= MOST_PATHS:
+            self._memo.clear()
+        self._memo.setdefault(scope["path"], {})[scope.get("method")] = matched
 
     def path(self, scope: Scope) -> str:
         """The request's path below the app's root path: as its routes see it."""
@@ -270,12 +280,12 @@ def _find(level: Level, scope: Scope) -> tuple[Matched, bool]:
         match, child_scope = entry.matches(scope if entry.pure else dict(scope))
         if match is Match.FULL:
             if entry.inner is None:
-                return entry.full, lasting and entry.static
+                return entry.full, lasting and entry.lasting
             inner = entry.inner
             if len(inner.router.routes) != inner.count:
                 raise StaleError
             matched, below = _find(inner, {**scope, **child_scope})
-            return (matched, lasting and below and entry.static) if matched is not UNMATCHED else (entry.full, False)
+            return (matched, lasting and below and entry.lasting) if matched is not UNMATCHED else (entry.full, False)
         if match is Match.PARTIAL and fallback is None:
             fallback = entry.partial
     return fallback or UNMATCHED, False
@@ -307,15 +317,16 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iter
             endpoint: object = effective.app
             template = prefix + here + ("/{path}" if isinstance(effective, Mount) else "")
             inner = reading.level(effective.app, prefix + here)
-            static = by_path and "{" not in here and inner is not None
+            lasting = by_path and inner is not None
         else:
             endpoint = getattr(effective, "endpoint", None)
             template = prefix + (path or "")
-            static = by_path and not convertors
+            lasting = by_path
             if endpoint is None:
                 reading.unreadable.append(repr(original))
         reading.routes.append((template, id(original), id(endpoint)))
-        yield _shape(path if by_path else None, convertors), Entry(template, endpoint, matches, inner, static)
+        lasting = lasting and CONVERTORS.issuperset(map(type, convertors.values()))
+        yield _shape(path if by_path else None, convertors), Entry(template, endpoint, matches, inner, lasting)
 
 
 def _matches(original: Any, effective: Any) -> Matches:
