@@ -436,19 +436,21 @@ class TrafficCop:
 
     def _layers(self, app: ASGIApp, table: RouteTable, layer: str) -> ASGIApp:
         """The layers of a part: of the stack all that are configured."""
+        inside = app
         if layer in ("traffic_cop", "routing"):
             app = RoutingLayer(app, gateway=self._gateway, observers=self._observers)
         if layer in ("traffic_cop", "rate_limit"):
-            app = self._limiter(app, table)
+            app = self._limiter(app, table, unrouted=inside)
         if self._has_sessions:
             app = SessionLayer(app, settings=self._session_layer, parts=self._parts)
         if layer == "traffic_cop":
             app = CorsLayer(app, policies=self._cors, observers=self._observers)
         return app
 
-    def _limiter(self, app: ASGIApp, table: RouteTable) -> ASGIApp:
+    def _limiter(self, app: ASGIApp, table: RouteTable, *, unrouted: ASGIApp) -> ASGIApp:
         return RateLimitLayer(
             app,
+            unrouted=unrouted,
             settings=self._settings,
             planner=self._planner,
             table=table,
@@ -472,6 +474,7 @@ class TrafficCop:
             parts=self._parts,
             client_address=self._client_address,
             table=table,
+            cors=self._cors,
             build=lambda inner: self._layers(inner, table, layer),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import compress
 from math import ceil, inf
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.denials import DenyCache
@@ -19,6 +19,7 @@ Source = Literal["store", "cache", "local", "none"]
 """Who decided: the store, the deny cache, in-process buckets at a fair share, or nobody (an outage policy)."""
 
 OUTAGE_RETRY_SECONDS = 1
+_new = tuple.__new__
 
 
 class Charge(NamedTuple):
@@ -30,14 +31,18 @@ class Charge(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """All that a request owes: its charges, and the same as the store is asked. Made by `bill`."""
+    """All that a request owes: its charges, and the same as the store is asked. Made by `bill`.
+
+    `room` is where it can be kept how answers are told, for all bills of the same policies and costs; `None`: not kept.
+    """
 
     charges: tuple[Charge, ...]
     takes: tuple[Take, ...]
     policies: tuple[Policy, ...]
+    room: dict[tuple[int, ...], Any] | None = None
 
 
-def bill(charges: Iterable[Charge]) -> Bill:
+def bill(charges: Iterable[Charge], *, room: dict[tuple[int, ...], Any] | None = None) -> Bill:
     """Charges as a bill.
 
     Raises:
@@ -57,23 +62,21 @@ def bill(charges: Iterable[Charge]) -> Bill:
             Take(f"{{{subject}}}{policy.bucket}", policy.burst, policy.rate, cost) for policy, subject, cost in charges
         ),
         tuple(charge.policy for charge in charges),
+        room,
     )
 
 
-class Decision:
+class Decision(NamedTuple):
     """What was decided for a request.
 
     `admitted`; `source` says who decided; `owed` is what was asked, and `answers` has the store's integer for each of
     its takes (none where nobody could be asked).
     """
 
-    __slots__ = ("admitted", "answers", "owed", "source")
-
-    def __init__(self, admitted: bool, source: Source, owed: Bill, answers: Sequence[int]) -> None:
-        self.admitted = admitted
-        self.source = source
-        self.owed = owed
-        self.answers = answers
+    admitted: bool
+    source: Source
+    owed: Bill
+    answers: Sequence[int]
 
     @property
     def retry_after(self) -> int:
@@ -148,8 +151,8 @@ class RateLimitAbstraction:
             if denials and guard is None:
                 waits = [denials.wait(take.key, take.cost, sent) for take in owed.takes]
                 if any(waits):
-                    answers = [min(-1, -ceil(wait * MICRO)) for wait in waits if wait]
-                    return Decision(False, "cache", _those(owed, waits), answers)
+                    told = [min(-1, -ceil(wait * MICRO)) for wait in waits if wait]
+                    return Decision(False, "cache", _those(owed, waits), told)
         if guard is not None:
             guard = guard._replace(otherwise=otherwise.takes)
         try:
@@ -157,7 +160,9 @@ class RateLimitAbstraction:
         except StoreError:
             return self._without_store(owed if guard is None else otherwise)
         if type(taken) is Taken:
-            return Decision(taken.admitted, "store", owed if taken.guard_held else otherwise, taken.answers)
+            admitted, answers, guard_held = taken
+            # Decision(…) would cost twice as much.
+            return _new(Decision, (admitted, "store", owed if guard_held else otherwise, answers))
         return self._answer(cast("Awaitable[Taken]", taken), owed, otherwise, guarded=guard is not None, sent=sent)
 
     async def _answer(
@@ -216,7 +221,7 @@ class RateLimitAbstraction:
         share = tuple(
             Take(key, max(burst / workers, cost, 1.0), rate / workers, cost) for key, burst, rate, cost in owed.takes
         )
-        return self._from_local(owed._replace(takes=share))
+        return self._from_local(owed._replace(takes=share, room=None))
 
     async def _from_local(self, owed: Bill) -> Decision:
         taken = self._local.take(owed.takes)

@@ -28,6 +28,8 @@ class Gateway:
         self.check = check
         """Raises `ConfigurationError` for a route that needs what is not there."""
         self.table: GatewayTable = GatewayTable(())
+        self.active = False
+        """Whether there is any route."""
         self.limited: set[str] = set()
         """The names of the routes that have limits of their own."""
         self._own: dict[str, GatewayRoute] = {}
@@ -62,6 +64,7 @@ class Gateway:
             else:
                 self.limited.discard(name)
         self.table = self.table.changed(standing)
+        self.active = bool(self.table)
 
     def start(self) -> None:
         """See that requests can be forwarded on the running event loop.

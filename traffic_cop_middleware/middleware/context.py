@@ -24,20 +24,20 @@ TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 class TrafficContext:
     """One request, as the traffic parts see it.
 
-    `route` is what the request will reach, `decision` what the limits said (`None` where none applied), `session` the
-    session's handle (`None` without sessions), `gateway_routes` the routes that may take it (`None`: not looked up).
-    The rest is worked out when first asked for.
+    `peer` is who called the server (`None`: it does not say), `route` what the request will reach, `decision` what the
+    limits said (`None` where none applied), `session` the session's handle (`None` without sessions), `gateway_routes`
+    the routes that may take it (`None`: not looked up). The rest is worked out when first asked for.
     """
 
     __slots__ = (
-        *("_client", "_client_address", "_headers", "_peer", "_request_id", "_traceparent"),
-        *("decision", "gateway_routes", "route", "session"),
+        *("_client", "_client_address", "_headers", "_request_id", "_traceparent"),
+        *("decision", "gateway_routes", "peer", "route", "session"),
     )
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.
         self._headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
-        self._peer: tuple[str, int] | None = scope.get("client")
+        self.peer: tuple[str, int] | None = scope.get("client")
         self._client_address = client_address
         self._client: str | None = None
         self.route: Matched = UNMATCHED
@@ -55,14 +55,14 @@ class TrafficContext:
         """The client's address behind trusted proxies; an IPv6 client's /64 network; "unknown" where there is none."""
         client = self._client
         if client is None:
-            client = self._client = self._client_address.of(self._peer, self._headers)
+            client = self._client = self._client_address.of(self.peer, self._headers)
         return client
 
     @property
     def peer_trusted(self) -> bool:
         """Whether the peer is a proxy whose headers are believed."""
         address = self._client_address
-        return address.trusting and self._peer is not None and address.trusts(self._peer[0])
+        return address.trusting and self.peer is not None and address.trusts(self.peer[0])
 
     @property
     def request_id(self) -> str:

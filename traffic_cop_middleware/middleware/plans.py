@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from starlette.requests import HTTPConnection
@@ -54,10 +54,10 @@ class Plan:
     """What a request to one route owes.
 
     Where every key is the client's address (or nothing of the request) and every cost a number, one client's bill is
-    the same each time, and the last clients' bills are kept.
+    the same each time, and the last clients' `bills` are kept; of other plans none is.
     """
 
-    __slots__ = ("__weakref__", "_keep", "applied", "bills", "by_client", "reads_session")
+    __slots__ = ("__weakref__", "_keep", "_room", "applied", "bills", "by_client", "reads_session")
 
     def __init__(self, applied: Sequence[Applied], keep: Callable[[], None]) -> None:
         self._keep = keep
@@ -65,6 +65,7 @@ class Plan:
         self.by_client = all(each.key.by_client and not callable(each.cost) and each.cost for each in applied)
         self.reads_session = any(needs_record(part) for each in applied for part in (each.key, each.cost))
         self.bills: dict[str | None, Bill] = {}
+        self._room: dict[tuple[int, ...], Any] = {}
 
     def client_bill(self, client: str | None, context: TrafficContext, scope: Scope) -> Bill:
         """The bill of a client; only where `by_client`. `client` is what it is known by: `None` asks the context."""
@@ -76,7 +77,8 @@ class Plan:
                 [
                     Charge(each.policy, each.key.subject(context, scope), each.cost)  # type: ignore[arg-type]
                     for each in self.applied
-                ]
+                ],
+                room=self._room,
             )
         return owed
 
@@ -129,8 +131,6 @@ class Planner:
         self._methods = METHODS
         self.limits_all = bool(limits)
         """Whether there is any limit but those that marks say."""
-        self.plain = True
-        """Whether a plan depends on the route and the method alone: `Matched.plans` has it by its method."""
         self._learn_methods(limits)
 
     def add(self, subtree: Subtree) -> None:
@@ -161,7 +161,6 @@ class Planner:
         self._subtrees = (*self._own_subtrees, *below)
         self.limits_all = bool(self._limits or self._everywhere or self._subtrees)
         self._learn_methods(self._everywhere)
-        self.plain = not self._subtrees
         for subtree in self._subtrees:
             self._learn_methods(subtree.limits)
         for matched in self._planned:
@@ -173,7 +172,7 @@ class Planner:
         subtrees = self._subtrees
         if subtrees:
             subtrees = tuple([subtree for subtree in subtrees if subtree.takes_in(path)])
-        plan: Plan | None = matched.plans.get((method, subtrees) if subtrees else method)
+        plan: Plan | None = matched.plans.get(self._place(method, subtrees))
         return plan or self._new_plan(matched, method, subtrees)
 
     def _new_plan(self, matched: Matched, method: str, subtrees: tuple[Subtree, ...]) -> Plan:
@@ -182,12 +181,16 @@ class Planner:
         named = (method in (each.methods or ()) for each in matched.marks.limits)
         if method not in self._methods and not any(named):
             method = OTHER_METHOD
-        place = (method, subtrees) if subtrees else method
+        place = self._place(method, subtrees)
         plan: Plan | None = matched.plans.get(place)
         if plan is None:
             self._planned.add(matched)
             plan = matched.plans[place] = self._work_out(matched, method, subtrees)
         return plan
+
+    def _place(self, method: str, subtrees: tuple[Subtree, ...]) -> object:
+        """Where `Matched.plans` has a plan: by the method alone only where nothing else decides it."""
+        return (method, subtrees) if self._subtrees else method
 
     def _kept(self) -> None:
         """A bill will be kept. All plans together keep `BILLS_KEPT`; then they start over, for new ones cost little."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,8 +54,9 @@ class RateLimitSettings:
 class RateLimitLayer:
     """Takes from all the buckets that a request owes, or refuses it.
 
-    The context must be in the scope; `trusting` says that its client may be another than the peer. One round trip where
-    the backend is shared, none for a standing refusal.
+    The context must be in the scope; `trusting` says that its client may be another than the peer. What no gateway
+    route takes goes to `unrouted`, past the layer for them. One round trip where the backend is shared, none for a
+    standing refusal.
     """
 
     settles_sessions = True
@@ -64,6 +66,7 @@ class RateLimitLayer:
         self,
         app: ASGIApp,
         *,
+        unrouted: ASGIApp,
         settings: RateLimitSettings,
         planner: Planner,
         table: RouteTable,
@@ -73,6 +76,7 @@ class RateLimitLayer:
         gateway: Gateway,
     ) -> None:
         self.app = app
+        self._unrouted = unrouted
         self._on_refusal = settings.on_refusal
         self._planner = planner
         self._table = table
@@ -85,15 +89,36 @@ class RateLimitLayer:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # No coroutine of its own where nothing is awaited, and few calls: all of this is paid on every request.
-        table, planner = self._table, self._planner
-        if not table.marked and not planner.limits_all and not self._gateway.limited:
-            send = self._watching_for_marks(scope, send)
-            return self._settled(scope, receive, send) if self._unsettled(scope) else self.app(scope, receive, send)
+        if self._gateway.active:
+            return self._with_gateway(scope, receive, send)
+        if not self._table.marked and not self._planner.limits_all:
+            return self._unlimited(self._unrouted, scope, receive, send)
         context: TrafficContext = scope[KEY]
-        if self._gateway.table and (candidates := candidates_of(self._gateway, scope)):
+        context.route = self._table.find(scope)
+        return self._limit(scope, receive, send, context)
+
+    def _with_gateway(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """There are gateway routes: one of them may take the request, and have limits of its own."""
+        if not self._table.marked and not self._planner.limits_all and not self._gateway.limited:
+            return self._unlimited(self.app, scope, receive, send)
+        context: TrafficContext = scope[KEY]
+        if candidates := candidates_of(self._gateway, scope):
             return self._along_route(scope, receive, send, context, candidates)
-        matched = context.route = table.find(scope)
-        return self._limit(scope, receive, send, context, matched)
+        context.route = self._table.find(scope)
+        return self._limit(scope, receive, send, context)
+
+    def _unlimited(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Nothing is limited: only see whether a marked route was added since the table was built."""
+
+        def send_watching(message: Message) -> Awaitable[None]:
+            if message["type"] in STARTS and is_marked(scope.get("endpoint")):
+                self._table.noticed(scope, self._table.unmatched)
+            return send(message)
+
+        session = scope[KEY].session
+        if session is not None and session.unsettled and not session.settle_at_once():
+            return _settled(session, app, scope, receive, send_watching)
+        return app(scope, receive, send_watching)
 
     async def _along_route(
         self,
@@ -113,38 +138,37 @@ class RateLimitLayer:
         if matched is None:
             matched = self._table.find(scope)
         context.route = matched
-        await self._limit(scope, receive, send, context, matched)
+        await self._limit(scope, receive, send, context)
 
-    def _limit(
-        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, matched: Matched
-    ) -> Awaitable[None]:
-        table, planner = self._table, self._planner
+    def _limit(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext) -> Awaitable[None]:
         method = scope.get("method", "GET")
-        plan: Plan | None = matched.plans.get(method) if planner.plain else None
+        plan: Plan | None = context.route.plans.get(method)
         if plan is None:
-            plan = planner.plan(matched, method, table.path(scope))
-        if not plan.applied:
-            return self._pass_on(scope, receive, send, matched, None)
-        opened = self._parts.opened
-        if plan.by_client and opened is not None and (opened.loop is None or self._parts.current() is opened):
-            peer = scope.get("client")
-            owed = plan.bills.get(peer[0] if peer and not self._trusting else context.client)
-            if owed is not None:
-                asked = opened.rate_limits.take(owed)
-                if isinstance(asked, Decision):
-                    return self._decided(scope, receive, send, context, asked)
-                return self._when_decided(scope, receive, send, context, asked)
-        return self._work_out(scope, receive, send, context, plan)
+            plan = self._planner.plan(context.route, method, self._table.path(scope))
+        opened, peer = self._parts.opened, context.peer
+        owed = plan.bills.get(peer[0] if peer and not self._trusting else context.client)
+        if owed is None or opened is None or (opened.loop is not None and self._parts.current() is not opened):
+            return self._work_out(scope, receive, send, context, plan)
+        asked = opened.rate_limits.take(owed)
+        if type(asked) is Decision:
+            return self._decided(scope, receive, send, context, asked)
+        return self._when_decided(scope, receive, send, context, cast("Awaitable[Decision]", asked))
 
-    async def _work_out(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, plan: Plan) -> None:
-        """Find out what the request owes, where that is not known beforehand."""
+    def _work_out(
+        self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, plan: Plan
+    ) -> Awaitable[None]:
+        if not plan.applied:
+            return self._pass_on(scope, receive, send, context)
+        return self._take(scope, receive, send, context, plan)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, plan: Plan) -> None:
+        """Find out what the request owes, where that is not known beforehand, and take it."""
         opened = self._parts.current() or await self._parts.open(patience=FIRST_OPEN_PATIENCE)
         try:
             if plan.reads_session and context.session is not None and context.session.unsettled:
                 await context.session.settle()
             if plan.by_client:
-                peer = scope.get("client")
-                client = peer[0] if peer and not self._trusting else context.client
+                client = context.peer[0] if context.peer and not self._trusting else context.client
                 owed, guard, otherwise = plan.client_bill(client, context, scope), None, NOTHING
             else:
                 owed, guard, otherwise = await plan.bill(context, scope)
@@ -157,7 +181,7 @@ class RateLimitLayer:
             decision = asked if isinstance(asked, Decision) else await asked
             await self._decided(scope, receive, send, context, decision)
         else:
-            await self._pass_on(scope, receive, send, context.route, None)
+            await self._pass_on(scope, receive, send, context)
 
     async def _when_decided(
         self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, asked: Awaitable[Decision]
@@ -168,50 +192,30 @@ class RateLimitLayer:
         self, scope: Scope, receive: Receive, send: Send, context: TrafficContext, decision: Decision
     ) -> Awaitable[None]:
         context.decision = decision
-        matched = context.route
-        if decision.admitted:
-            self._observers.emit("limit.admitted", {"route": matched.template, "source": decision.source})
-            return self._pass_on(scope, receive, send, matched, decision)
-        answer, fields = self._refusal(matched, decision), self._fields(decision)
-        return refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
+        if not decision.admitted:
+            answer, fields = self._refusal(context.route, decision), self._fields(decision)
+            return refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
+        self._observers.emit("limit.admitted", {"route": context.route.template, "source": decision.source})
+        return self._pass_on(scope, receive, send, context)
 
-    def _pass_on(
-        self, scope: Scope, receive: Receive, send: Send, matched: Matched, decision: Decision | None
-    ) -> Awaitable[None]:
+    def _pass_on(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext) -> Awaitable[None]:
         def send_with_fields(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                if scope.get("endpoint") is not matched.endpoint:
-                    self._table.noticed(scope, matched)
-                if decision is not None:
-                    message = {**message, "headers": [*message.get("headers", ()), *self._fields(decision)]}
-            elif message["type"] == "websocket.accept":
-                self._table.noticed(scope, matched)
+            kind = message["type"]
+            if kind == "http.response.start":
+                if scope.get("endpoint") is not context.route.endpoint:
+                    self._table.noticed(scope, context.route)
+                if context.decision is not None:
+                    message = {**message}
+                    message["headers"] = [*message.get("headers", ()), *self._fields(context.decision)]
+            elif kind == "websocket.accept":
+                self._table.noticed(scope, context.route)
             return send(message)
 
-        if self._unsettled(scope):
-            return self._settled(scope, receive, send_with_fields)
-        return self.app(scope, receive, send_with_fields)
-
-    @staticmethod
-    def _unsettled(scope: Scope) -> bool:
-        """Whether there is a session whose record is still on its way."""
-        session: RequestSession | None = scope[KEY].session
-        return session is not None and session.unsettled and not session.settle_at_once()
-
-    async def _settled(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go on when the session's record has come; it was asked in the same round trip."""
-        await scope[KEY].session.settle()
-        await self.app(scope, receive, send)
-
-    def _watching_for_marks(self, scope: Scope, send: Send) -> Send:
-        """Nothing is limited: only see whether a marked route was added since the table was built."""
-
-        def send_watching(message: Message) -> Awaitable[None]:
-            if message["type"] in STARTS and is_marked(scope.get("endpoint")):
-                self._table.noticed(scope, self._table.unmatched)
-            return send(message)
-
-        return send_watching
+        app = self._unrouted if context.gateway_routes is None else self.app
+        session = context.session
+        if session is not None and session.unsettled and not session.settle_at_once():
+            return _settled(session, app, scope, receive, send_with_fields)
+        return app(scope, receive, send_with_fields)
 
     def _refusal(self, matched: Matched, decision: Decision) -> Answer:
         answer = answer_to(decision)
@@ -225,6 +229,12 @@ class RateLimitLayer:
         }
         self._observers.emit("limit.refused", told)
         return answer
+
+
+async def _settled(session: RequestSession, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Go on when the session's record has come; it was asked in the same round trip."""
+    await session.settle()
+    await app(scope, receive, send)
 
 
 def _fields_by(settings: RateLimitSettings) -> Callable[[Decision], Sequence[Header]]:
