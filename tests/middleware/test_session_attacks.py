@@ -1838,6 +1838,7 @@ def test_a_client_that_reads_nothing_does_not_keep_its_socket_open(
     headers = [(name.encode(), value.encode()) for name, value in socket_headers(**alice.by("cookie")).items()]
     incoming = iter([{"type": "websocket.connect"}])
     sent: list[str] = []
+    waiting = False
 
     async def talk() -> None:
         opened = anyio.Event()
@@ -1848,10 +1849,16 @@ def test_a_client_that_reads_nothing_does_not_keep_its_socket_open(
             return await anyio.sleep_forever()
 
         async def send(message: Any) -> None:
+            nonlocal waiting
+            assert not waiting, "servers take one message at a time"
             sent.append(message["type"])
             opened.set()
             if message["type"] != "websocket.accept":
-                await anyio.sleep_forever()
+                waiting = True
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    waiting = False
 
         async def end() -> None:
             await opened.wait()

@@ -21,7 +21,7 @@ REASON = "the session has ended"
 LOOK_AFTER = 60.0
 """Seconds between two looks at the record: sessions also run out, and a socket that is used keeps its own alive."""
 CLOSE_WITHIN = 5.0
-"""Seconds that the close may wait for a client that reads nothing; then what the app sends fails all the same."""
+"""Seconds that the app's sends may still wait for the client when the session has ended, and then the close as well."""
 
 
 class Socket:
@@ -32,6 +32,7 @@ class Socket:
         self._send = send
         self._receiving: set[anyio.CancelScope] = set()
         self._sending: set[anyio.CancelScope] = set()
+        self._sent: anyio.Event | None = None
         self._open = True
         self._connected = False
         self.closing = False
@@ -69,23 +70,37 @@ class Socket:
                 await self._send(message)
             finally:
                 self._sending.discard(scope)
+                if self._sent is not None and not self._sending:
+                    self._sent.set()
             return
         raise self.ended
 
     async def close(self) -> None:
-        """The session has ended: the app hears of it at once, the client as soon as it reads."""
+        """The session has ended: the app hears of it at once, the client when it reads.
+
+        A client that reads nothing can't keep the app: what that sends is given up, and so is the close in the end.
+        """
         if self._open:
             self._open = False
             self.closing = True
             for scope in self._receiving:
                 scope.cancel()
+            await self._end_sending()
             with (
                 anyio.move_on_after(CLOSE_WITHIN),
                 contextlib.suppress(OSError),  # the client is gone already, as ASGI servers say it: as good
             ):
                 await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": REASON})
-            for scope in self._sending:
-                scope.cancel()
+
+    async def _end_sending(self) -> None:
+        """Wait for what the app is sending, for servers take no close beside it; give it up where it waits long."""
+        self._sent = anyio.Event()
+        for _ in range(2):
+            if self._sending:
+                with anyio.move_on_after(CLOSE_WITHIN):
+                    await self._sent.wait()
+                for scope in self._sending:
+                    scope.cancel()
 
 
 async def run_socket(
