@@ -74,6 +74,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None: ...
         ({"session_cookie": "a;b"}, "a cookie's name has"),
         ({"session_cookie": "__Host-s", "session_secure": False}, "Choose a name without that prefix"),
         ({"session_csrf": None}, "must be True or False"),
+        ({"session_csrf": "form"}, "must be True or False, or 'forms'"),
+        ({"session_csrf": 1}, "must be True or False, or 'forms'"),
         ({"session_trusted_origins": ["app.example.com"]}, "an origin is 'https://app.example.com'"),
         ({"session_trusted_origins": "https://app.example.com:443"}, "of the scheme: write 'https://app.example.com'"),
         ({"session_trusted_origins": ["https://app.example.com/"]}, "a final '/': 'https://app.example.com'"),

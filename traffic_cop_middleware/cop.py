@@ -28,7 +28,7 @@ from traffic_cop_middleware.middleware.client_address import ClientAddress, Trus
 from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
 from traffic_cop_middleware.middleware.cors import CorsLayer
 from traffic_cop_middleware.middleware.cors_policies import CORS, CorsPolicies
-from traffic_cop_middleware.middleware.csrf import trusted_origins
+from traffic_cop_middleware.middleware.csrf import Csrf, trusted_origins
 from traffic_cop_middleware.middleware.live_limits import LiveLimits
 from traffic_cop_middleware.middleware.live_routes import ROUTES, LiveRoutes
 from traffic_cop_middleware.middleware.marks import Limit, Marks, limits_of
@@ -74,7 +74,7 @@ class CopSettings(BackendKwargs, total=False):
     session_cookie: str | None
     session_same_site: SameSite
     session_secure: bool
-    session_csrf: bool
+    session_csrf: Csrf
     session_trusted_origins: Iterable[str]
     session_idle: float
     session_lifetime: float
@@ -108,7 +108,7 @@ class SessionKwargs(BackendKwargs, total=False):
     cookie: str | None
     same_site: SameSite
     secure: bool
-    csrf: bool
+    csrf: Csrf
     trusted_origins: Iterable[str]
     idle: float
     lifetime: float
@@ -153,7 +153,8 @@ class TrafficCop:
         session_cookie: the cookie's name; "__Host-session" by default.
         session_same_site: "lax", "strict" or "none".
         session_secure: whether the cookie needs https; off is for http://localhost.
-        session_csrf: whether a request that another site made a browser send is refused where a cookie speaks for it.
+        session_csrf: whether a request that another site made a browser send is refused where a cookie speaks for it;
+            with "forms" also a form that doesn't say where it comes from, unless it has the session's token in it.
         session_trusted_origins: other sites that may send such requests ("https://app.example.com").
         session_idle: seconds without use after which a session ends.
         session_lifetime: seconds after which it ends in any case.
@@ -196,7 +197,7 @@ class TrafficCop:
         session_cookie: str | None = None,
         session_same_site: SameSite = "lax",
         session_secure: bool = True,
-        session_csrf: bool = True,
+        session_csrf: Csrf = True,
         session_trusted_origins: Iterable[str] = (),
         session_idle: float = DEFAULT_POLICY.idle,
         session_lifetime: float = DEFAULT_POLICY.lifetime,
@@ -223,11 +224,12 @@ class TrafficCop:
             on_refusal=limits_on_refusal,
             strict_routes=strict_routes,
         )
-        if not isinstance(session_csrf, bool):
-            raise ConfigurationError(f"session_csrf={session_csrf!r} must be True or False")
+        if not isinstance(session_csrf, bool) and session_csrf != "forms":
+            raise ConfigurationError(f"session_csrf={session_csrf!r} must be True or False, or 'forms'")
         self._session_layer = SessionLayerSettings(
             cookie=CookieSettings(name=session_cookie, same_site=session_same_site, secure=session_secure),
-            csrf=session_csrf,
+            csrf=bool(session_csrf),
+            form_tokens=session_csrf == "forms",
             trusted_origins=trusted_origins(session_trusted_origins),
         )
         policy = SessionPolicy(

@@ -30,6 +30,8 @@ class RequestSession(Session):
     """Why what the session holds could not be written."""
     held: list[MutableMapping[str, Any]] | None = None
     """An error page that is held back until it is known what became of the error."""
+    form_token: str = ""
+    """What the request's form has to bring, where nothing else says that it is of this site."""
 
     @property
     def house(self) -> SessionAbstraction:

@@ -116,9 +116,10 @@ class Session(LazyMapping):
     def csrf_token(self) -> str:
         """A token for this session's forms, that other sites can't know.
 
-        As `X-CSRF-Token` it lets a request pass that would be refused as another site's. In a form's hidden field it is
-        the app's to compare (`hmac.compare_digest`), for browsers that don't say where a request comes from. An
-        anonymous client gets a session by this, so that the token can be checked when the form comes back.
+        As `X-CSRF-Token` it lets a request pass that would be refused as another site's. In a form's hidden field
+        `csrf_token` it is for browsers that don't say where a request comes from: checked with `session_csrf="forms"`,
+        else the app's to compare (`hmac.compare_digest`). An anonymous client gets a session by this, so that the token
+        can be checked when the form comes back.
         """
         secret = self._now.secret
         if not secret:

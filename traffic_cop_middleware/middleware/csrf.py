@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hmac import compare_digest
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
 from traffic_cop_middleware.abstractions.origins import NULL, checked_origin
 from traffic_cop_middleware.errors import ConfigurationError
+
+Csrf: TypeAlias = bool | Literal["forms"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110, section 9.2.1."""

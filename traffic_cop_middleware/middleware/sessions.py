@@ -22,6 +22,7 @@ from traffic_cop_middleware.middleware.cookies import CookieSettings
 from traffic_cop_middleware.middleware.credentials import credentials
 from traffic_cop_middleware.middleware.csrf import SAFE_METHODS, brings_token, from_another_site
 from traffic_cop_middleware.middleware.fields import Header
+from traffic_cop_middleware.middleware.form_tokens import URLENCODED, after_token, form_type
 from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
 from traffic_cop_middleware.middleware.session_socket import run_socket
 
@@ -30,6 +31,10 @@ log = logging.getLogger("traffic_cop")
 
 AWAY = answer_with(Refusal(503, (), "", 1, "Your session can't be checked at present. Try again in 1 second."))
 KEYS_AWAY = answer_with(Refusal(503, (), "", 5, "The issuer of your token can't be asked for its keys at present."))
+NO_TOKEN = answer_with(
+    Refusal(403, (), "", 0, "Nothing says which site this form is of. Send its token, as X-CSRF-Token or csrf_token."),
+    title="Cross-site request",
+)
 CROSS_SITE = answer_with(
     Refusal(403, (), "", 0, "Another site sent this request with this site's cookie. Send it from this site itself."),
     title="Cross-site request",
@@ -61,6 +66,10 @@ class CrossSite(Exception):
     """Another site made a browser send this request with its cookie, or a login."""
 
 
+class NoFormToken(CrossSite):
+    """A form that may be of another site: nothing says where it comes from, and it has no token."""
+
+
 class TwoSubjects(Exception):
     """The cookie and the bearer token are of two users."""
 
@@ -73,6 +82,7 @@ ANSWERS: Sequence[tuple[type[Exception], Answer]] = (
     (StoreError, AWAY),
     (KeysUnavailable, KEYS_AWAY),
     (TooManySessions, TOO_MANY),
+    (NoFormToken, NO_TOKEN),
     (CrossSite, CROSS_SITE),
     (TwoSubjects, TWO_SUBJECTS),
     (TwoTokens, TWO_TOKENS),
@@ -88,6 +98,7 @@ class SessionLayerSettings:
 
     cookie: CookieSettings = field(default_factory=CookieSettings)
     csrf: bool = True
+    form_tokens: bool = False
     trusted_origins: frozenset[str] = frozenset()
 
 
@@ -103,6 +114,7 @@ class SessionLayer:
         self._cookie = settings.cookie
         self._name = settings.cookie.cookie.encode("ascii")
         self._csrf = settings.csrf
+        self._form_tokens = settings.form_tokens
         self._trusted = settings.trusted_origins
         self._parts = parts
         self._settles = not getattr(app, "settles_sessions", False)
@@ -122,8 +134,10 @@ class SessionLayer:
                 if name == b"cookie" or name == b"authorization":  # noqa: PLR1714 - on every request
                     await self._find(scope, session)
                     break
+            if self._form_tokens and session.form_token:
+                receive = await self._with_token(scope, receive, session)
             if self._csrf and scope.get("method") not in SAFE_METHODS:
-                session.bar(lambda: self._bar_login(scope))
+                session.bar(lambda: self._bar_login(scope, session))
             if scope["type"] == "websocket":
                 management = opened.session_management
                 app = self._settled if self._settles else self.app
@@ -243,7 +257,23 @@ class SessionLayer:
         ):
             house.emit("session.rejected", {"reason": "the request came from another site"})
             raise CrossSite
+        if by_bearer is None and self._form_tokens and form_type(scope):
+            token = csrf_token_of(verified.secret)
+            session.form_token = "" if brings_token(scope, token) else token
         session.expect(verified, house.store.load(verified.key, generation=verified.generation))
+
+    @staticmethod
+    async def _with_token(scope: Scope, receive: Receive, session: RequestSession) -> Receive:
+        """The body of a form that has the session's token.
+
+        Raises:
+            NoFormToken: it has not, or is no form whose fields can be seen here.
+        """
+        form = await after_token(receive, session.form_token) if form_type(scope) == URLENCODED else None
+        if form is None:
+            session.house.emit("session.rejected", {"reason": "a form of no known site came without its token"})
+            raise NoFormToken
+        return form
 
     @staticmethod
     async def _recognise_foreign(session: RequestSession, bearer: bytes) -> None:
@@ -271,10 +301,12 @@ class SessionLayer:
             session.house.emit("session.rejected", {"reason": str(exc)})
             return None
 
-    def _bar_login(self, scope: Scope) -> None:
+    def _bar_login(self, scope: Scope, session: RequestSession) -> None:
         """A page of another site must not log its visitors in here as somebody it chose."""
         if from_another_site(scope, self._trusted):
             raise CrossSite
+        if self._form_tokens and session.verified is None and form_type(scope):
+            raise NoFormToken
 
     def _with_fields(self, message: Message, session: RequestSession) -> Message:
         """The start of a response, with what the session has to say."""
