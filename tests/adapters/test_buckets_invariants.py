@@ -43,7 +43,12 @@ Decide = Callable[[Sequence[Step]], list[Taken]]
 
 def on_memory() -> Decide:
     store = MemoryBuckets(clock=lambda: 0.0, max_keys=1000, keyspace={})
-    return lambda steps: [store.take(step.takes, now=step.at / MICRO) for step in steps]
+
+    def decide(steps: Sequence[Step]) -> list[Taken]:
+        taken = [store.take(step.takes, now=step.at / MICRO) for step in steps]
+        return [each._replace(answers=list(each.answers)) for each in taken]
+
+    return decide
 
 
 @pytest.fixture(scope="module")
