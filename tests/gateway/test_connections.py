@@ -19,7 +19,7 @@ from traffic_cop_middleware.abstractions.forwarding import Client
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.contracts.transport import Deadlines, Field, Origin, Outgoing
 from traffic_cop_middleware.errors import UpstreamBroken
-from traffic_cop_middleware.middleware.client_body import ClientBody
+from traffic_cop_middleware.middleware.client_body import UNWATCHED, ClientBody
 from traffic_cop_middleware.middleware.exchange import Exchange, Forwarding
 from traffic_cop_middleware.middleware.routes import route
 
@@ -345,6 +345,26 @@ async def test_what_breaks_for_a_client_that_left_is_no_error_and_is_not_asked_a
     assert (transport.asked, told[-1].get("gone", False)) == (1 if left or begun else 2, left)
     assert bool(sent) is (begun or not left)
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def test_a_client_is_watched_by_one_task_only() -> None:
+    asked = 0
+
+    async def receive() -> Message:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    body = ClientBody(receive, expected=False, most=None, idle=10.0)
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(UNWATCHED + 0.01, later.set)
+    assert await body.left() is False
+    await later.wait()
+    await asyncio.sleep(0)
+    body.close()
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
+    assert asked == 1
 
 
 async def test_a_client_that_leaves_while_its_instance_is_being_reached_leaves_nothing() -> None:

@@ -110,7 +110,7 @@ class ClientBody:
         """Whether the client is gone, as far as the server knows by now. For an exchange that has failed."""
         exchange, self._exchange = self._exchange, None  # asked, it need not be cancelled
         if exchange is not None:
-            if self.ended and self._watcher is None:
+            if self.ended:
                 self._start_watcher()
             await asyncio.sleep(0)  # a server that knows of it says so at once
             self._exchange = exchange
@@ -120,7 +120,8 @@ class ClientBody:
         self._soon = asyncio.get_running_loop().call_later(UNWATCHED, self._start_watcher)
 
     def _start_watcher(self) -> None:
-        self._watcher = asyncio.create_task(self._until_gone())
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self._next())["type"] != "http.disconnect":
