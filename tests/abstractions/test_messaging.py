@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import anyio
 import pytest
 
 from traffic_cop_middleware.abstractions.live_table import LiveTable
@@ -129,6 +130,96 @@ async def test_what_can_be_used_but_not_together_is_refused_as_a_whole() -> None
     assert table.refused == {"a": "too many", "c": "too many"}
     table.heard(Changes(3, [Record("b", 3, None)], False))
     assert (table.values, table.refused) == ({"a": 10, "c": 3}, {})
+
+
+async def test_at_the_start_of_what_does_not_go_together_the_first_is_taken() -> None:
+    def swap(puts: Any) -> None:
+        if len(set(table.values.values())) < len(table.values):
+            raise ConfigurationError("two are alike")
+
+    told: list[Any] = []
+    table: LiveTable[int] = LiveTable(
+        KIND, parse=lambda _, value: int(value), swap=swap, emit=lambda *e: told.append(e)
+    )
+    table.heard(Changes(3, [Record(name, 1, value) for name, value in zip("abcde", "12132", strict=True)], True))
+    assert table.values == {"a": 1, "b": 2, "d": 3}
+    assert table.refused == {"c": "two are alike", "e": "two are alike"}
+    table.heard(Changes(4, [Record("a", 4, None), Record("f", 4, "6")], False))
+    assert table.values == {"a": 1, "b": 2, "d": 3}, "it stays until all goes together"
+    table.heard(Changes(5, [Record("e", 5, None)], False))
+    assert (table.values, table.refused) == ({"b": 2, "d": 3, "c": 1, "f": 6}, {})
+
+
+@pytest.mark.parametrize("error", [OverflowError("too large"), TypeError("no number"), ValueError("none")])
+async def test_whatever_a_record_makes_of_its_reader_it_is_refused(error: Exception) -> None:
+    def parse(name: str, value: Any) -> int:
+        if name == "bad":
+            raise error
+        return int(value)
+
+    table: LiveTable[int] = LiveTable(KIND, parse=parse, swap=lambda _: None, emit=lambda *_: None)
+    table.heard(Changes(1, [Record("good", 1, "1"), Record("bad", 1, "2")], True))
+    assert (table.values, table.refused) == ({"good": 1}, {"bad": str(error)})
+
+
+async def test_what_comes_and_goes_while_a_record_can_not_be_used_is_not_kept() -> None:
+    worker = Worker(store(), None)
+    await worker.messaging.publish(KIND, {"bad": "1"})
+    await worker.messaging.publish(KIND, {"a": "2"})
+    for number in range(50):
+        await worker.messaging.publish(KIND, {f"n{number}": "2"})
+        await worker.messaging.publish(KIND, {f"n{number}": None})
+    assert set(worker.table._waiting) == {"a"}
+
+
+async def test_where_nothing_was_ever_written_a_look_changes_nothing() -> None:
+    worker = Worker(store(), None)
+    for _ in range(3):
+        await worker.messaging.converge()
+    assert worker.swaps == [{}], "the limiter forgets its plans and standing refusals with every change"
+
+
+async def test_a_change_right_after_the_store_lost_all_takes_nothing_away() -> None:
+    records = store()
+    one, other = Worker(records, None), Worker(records, None)
+    await one.messaging.publish(KIND, {"a": "2", "b": "4"})
+    await other.messaging.converge()
+    records._collections.clear()
+    await one.messaging.publish(KIND, {"c": "6"})
+    await other.messaging.converge()
+    assert one.values == other.values == {"a": 2, "b": 4, "c": 6}
+
+
+async def test_what_is_changed_while_a_lost_store_is_filled_again_stays_changed() -> None:
+    count = 2 * MOST_CHANGED + 7
+    records = store()
+    one = Worker(records, None)
+    names = [f"n{number}" for number in range(count)]
+    for start in range(0, count, MOST_CHANGED):
+        await one.messaging.publish(KIND, dict.fromkeys(names[start : start + MOST_CHANGED], "2"))
+    records._collections.clear()
+    change, changes = records.change, 0
+
+    def while_another_one_writes(kind: str, values: Any, *, at: int | None) -> int | None:
+        nonlocal changes
+        version = change(kind, values, at=at)
+        changes += 1
+        if changes == 1:
+            change(kind, {names[-1]: "4", names[0]: None, "new": "6"}, at=version)
+        return version
+
+    records.change = while_another_one_writes  # type: ignore[method-assign]
+    await one.messaging.converge()
+    assert one.values == {**dict.fromkeys(names[1:], 2), names[-1]: 4, "new": 6}
+
+
+async def test_changes_of_one_worker_at_once_all_hold() -> None:
+    records, bus = store(), MemoryBus()
+    one, other = Worker(records, bus), Worker(records, bus)
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon((one, other)[number % 2].messaging.publish, KIND, {f"n{number}": "2"})
+    assert one.values == other.values == {f"n{number}": 2 for number in range(50)}
 
 
 @pytest.mark.parametrize("count", [3, MOST_CHANGED + 7])

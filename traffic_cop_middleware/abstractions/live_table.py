@@ -2,7 +2,7 @@
 
 A change is taken over only if all of it can be read: while there is a record that can't, the table stays as it was, and
 what was changed meanwhile waits. So nobody goes by half a change. A worker that starts has no table to stay with; it
-takes what can be read.
+takes what can be read, and of records that don't go together the one that came first.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ class LiveTable(Generic[T]):
             self._unusable.pop(name, None)
             puts.pop(name, None)
             if text is None:
-                puts[name] = None
+                if name in self.values:
+                    puts[name] = None
                 continue
             try:
                 puts[name] = self._parse(name, loads(text))
-            except (TypeError, ValueError) as exc:
+            except (TypeError, ValueError, ArithmeticError) as exc:
                 self._unusable[name] = str(exc)
         if not (self._unusable and self._begun):
             self._take_over(puts)
@@ -73,16 +74,24 @@ class LiveTable(Generic[T]):
         self._begun = True
 
     def _take_over(self, puts: dict[str, T | None]) -> None:
-        before = {name: self.values.get(name) for name in puts}
         self._clashing.clear()
+        self._waiting = self._taken(puts)
+
+    def _taken(self, puts: dict[str, T | None]) -> dict[str, T | None]:
+        """Take all of it, or none; at the start as much as goes together. What has to wait is given back."""
+        before = {name: self.values.get(name) for name in puts}
         self._put(puts)
         try:
             self._swap(puts)
         except ConfigurationError as exc:
             self._put(before)
-            self._clashing.update((name, str(exc)) for name, value in puts.items() if value is not None)
-            return
-        self._waiting = {}
+            if not self._begun and len(puts) > 1:
+                names = list(puts)
+                halves = names[: len(names) // 2], names[len(names) // 2 :]
+                return {k: v for half in halves for k, v in self._taken({name: puts[name] for name in half}).items()}
+            self._clashing.update(dict.fromkeys([name for name in puts if puts[name] is not None] or puts, str(exc)))
+            return puts
+        return {}
 
     def _put(self, puts: Mapping[str, T | None]) -> None:
         for name, value in puts.items():

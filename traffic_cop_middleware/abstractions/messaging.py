@@ -7,14 +7,15 @@ written. A lost message only delays, and so does a publisher that dies between t
 and then.
 
 A store that has lost a collection (its version is 0, and this worker knows a later one) gets back what this worker
-knows, unless another one was faster: an empty Redis after a crash takes no routes and no limits away.
+knows, unless another one was faster: an empty Redis after a crash takes no routes and no limits away. So whoever writes
+builds on the version that it knows: written into the empty store, a change would be the whole collection for everybody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -27,12 +28,14 @@ log = logging.getLogger("traffic_cop")
 
 Heard = Callable[[Changes], None]
 TOPIC = "records"
+MOST_TURNS = 20
+"""How often a change is tried anew, because somebody else's came between."""
 
 
 class Watched:
-    """A kind that is watched, and how far it is known. `due`: somebody is about to read it."""
+    """A kind that is watched, and how far it is known. `begun`: it was read; `due`: somebody is about to read it."""
 
-    __slots__ = ("due", "heard", "kind", "known", "reading", "version")
+    __slots__ = ("begun", "due", "heard", "kind", "known", "reading", "version", "writing")
 
     def __init__(self, kind: str, heard: Heard) -> None:
         self.kind = kind
@@ -40,6 +43,8 @@ class Watched:
         self.version = 0
         self.known: dict[str, str] = {}
         self.reading = anyio.Lock()
+        self.writing = anyio.Lock()
+        self.begun = False
         self.due = False
 
     def take(self, changes: Changes) -> None:
@@ -52,6 +57,7 @@ class Watched:
             else:
                 self.known[name] = value
         self.version = changes.version
+        self.begun = True
         self.heard(changes)
 
 
@@ -90,27 +96,49 @@ class MessagingAbstraction:
         """Write records of a kind, and remove those whose value is `None`: all or none. Gives the new version.
 
         When it returns this worker goes by it, and the others do as soon as they have heard. Two round trips, and one
-        to tell.
+        to tell; without `at`, two more for each change of others that came between.
 
         Raises:
             RecordConflict: with `at`, the kind has another version.
             StoreUnavailable: not reached; it may or may not have been written.
             ValueError: a name or a value is too large, or these are too many.
         """
-        version = await answered(self._records.change(kind, values, at=at))
-        if version is None:
+        watched = self._watched[kind]
+        if at is None:
+            async with watched.writing:  # or this worker's changes would come between each other
+                version = await self._add(watched, values)
+                await self._told_of(kind)
+            return version
+        changed = await answered(self._records.change(kind, values, at=at))
+        if changed is None:
             await self.converge(kind)
             raise RecordConflict(
                 f"the {kind} are not at version {at} any more, but at {self.version(kind)}: somebody changed them "
                 "meanwhile. List them, and decide anew"
             )
+        await self._told_of(kind)
+        return changed
+
+    async def _add(self, watched: Watched, values: Mapping[str, str | None]) -> int:
+        """Write onto whatever version there is, but not into a store that lost what is known here."""
+        for _ in range(MOST_TURNS):
+            version = await answered(self._records.change(watched.kind, values, at=watched.version))
+            if version is not None:
+                return version
+            await self._catch_up(watched)
+        version = await answered(self._records.change(watched.kind, values, at=None))  # it is changed, so it is there
+        if version is None:
+            raise StoreError(f"the {watched.kind} were not changed, whatever their version is")
+        return version
+
+    async def _told_of(self, kind: str) -> None:
+        """Tell all workers of a change, and go by it here."""
         if self._bus is not None:
             try:
                 await answered(self._bus.publish(TOPIC, kind))
             except StoreError as exc:  # it is written; the others find it when they next look
                 log.debug("not told of %s: %s", kind, exc)
         await self.converge(kind)
-        return version
 
     async def converge(self, *kinds: str) -> None:
         """Read what was changed of these kinds, or of all that are watched. One round trip where nothing was.
@@ -132,17 +160,30 @@ class MessagingAbstraction:
 
     @staticmethod
     def _heard(watched: Watched, changes: Changes) -> None:
-        if changes.whole or changes.version != watched.version:
+        if changes.version != watched.version or not watched.begun:
             watched.take(changes)
 
     async def _give_back(self, watched: Watched) -> None:
-        """Write what is known into a store that lost it; the first worker that does so wins."""
+        """Write what is known into a store that lost it; the first worker that does so wins.
+
+        What others change while it is written stays as they have it.
+        """
         log.warning("the store has lost the %s; this worker gives back what it knows of them", watched.kind)
-        at: int | None = 0
-        for values in _portions(watched.known):
-            at = await answered(self._records.change(watched.kind, values, at=at))
-            if at is None:
+        left, at, turns = dict(watched.known), 0, 0
+        while left and turns < MOST_TURNS:
+            values = _portion(left)
+            version = await answered(self._records.change(watched.kind, values, at=at))
+            if version is None and at == 0:
                 return
+            if version is None:
+                changes = await answered(self._records.read(watched.kind, since=at))
+                if changes.whole:  # it was lost once more
+                    return
+                version, values = changes.version, dict.fromkeys([record.name for record in changes.records])
+                turns += 1
+            at = version
+            for name in values:
+                left.pop(name, None)
 
     def _told(self, message: Message) -> None:
         """Something was published, perhaps by us; without a payload nobody knows what."""
@@ -171,16 +212,13 @@ class MessagingAbstraction:
             log.debug("%s not read: %s", watched.kind, exc)
 
 
-def _portions(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Records as changes that a store takes."""
-    portion: dict[str, str] = {}
+def _portion(values: Mapping[str, str]) -> Mapping[str, str | None]:
+    """So many of these records as a store takes in one change."""
+    portion: dict[str, str | None] = {}
     size = 0
     for name, value in values.items():
-        length = len(name.encode()) + len(value.encode())
-        if portion and (len(portion) == MOST_CHANGED or size + length > MOST_CHANGED_BYTES):
-            yield portion
-            portion, size = {}, 0
+        size += len(name.encode()) + len(value.encode())
+        if portion and (len(portion) == MOST_CHANGED or size > MOST_CHANGED_BYTES):
+            break
         portion[name] = value
-        size += length
-    if portion:
-        yield portion
+    return portion
