@@ -17,9 +17,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.adapters.load import started
 from tests.asgi import App, Message, http_scope, send_through, status, websocket_scope
 from tests.middleware.session_apps import SECRET
 from tests.middleware.upstreams import ask
+from tests.servers import RedisServer
 from traffic_cop_middleware import (
     ConfigurationError,
     CorsPolicy,
@@ -569,6 +571,37 @@ async def test_policies_are_put_and_removed_while_the_app_runs() -> None:
     with pytest.raises(RecordConflict, match="at version"):
         await cop.cors.put("more", CorsPolicy(origins="*", paths="/more"), at=first)
     assert [policy.name for policy in await cop.cors.list()] == ["api", "public"]
+
+
+@pytest.mark.parametrize("round", range(3))
+async def test_of_two_workers_policies_for_one_path_at_the_same_moment_one_is_refused(
+    redis_server: RedisServer, round: int
+) -> None:
+    cops = [TrafficCop(redis_server.url, deadline=2.0, namespace=f"clash-{round}") for _ in range(2)]
+    async with started(cops[0].wrap(Starlette())), started(cops[1].wrap(Starlette())):
+        policy = CorsPolicy(origins="*", paths="/api/*")
+        ended = await asyncio.gather(
+            cops[0].cors.put("one", policy), cops[1].cors.put("other", policy), return_exceptions=True
+        )
+        refused = [each for each in ended if not isinstance(each, int)]
+        assert [type(each) for each in refused] == [ConfigurationError]
+        assert "are both for the path '/api/*'" in str(refused[0])
+        names = [[policy.name for policy in await cop.cors.list()] for cop in cops]
+        assert names[0] == names[1]
+        assert len(names[0]) == 1
+
+
+async def test_a_policy_of_the_start_that_would_clash_does_not_come_back() -> None:
+    policy = CorsPolicy(origins="*", paths="/api/*")
+    cop = TrafficCop(cors={"api": policy})
+    async with started(cop.wrap(Starlette())):
+        await cop.cors.put("api", CorsPolicy(origins="*", paths="/v1/*"))
+        await cop.cors.put("newer", policy)
+        with pytest.raises(ConfigurationError, match="are both for the path '/api/"):
+            await cop.cors.remove("api")
+        assert await cop.cors.remove("newer")
+        assert await cop.cors.remove("api")
+        assert (await cop.cors.list())[0].paths == ("/api/*",)
 
 
 async def test_a_policy_that_a_route_names_and_nobody_made_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,9 +12,11 @@ from traffic_cop_middleware.abstractions.cors_table import CorsTable
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.abstractions.live_table import LiveTable
+from traffic_cop_middleware.abstractions.messaging import MOST_TURNS
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.parts import Opened
+from traffic_cop_middleware.errors import RecordConflict
 from traffic_cop_middleware.middleware.exchange import raw_path_of
 from traffic_cop_middleware.middleware.gateway_matches import candidates_of
 
@@ -60,21 +62,38 @@ class CorsPolicies:
             RecordConflict: with `at`, the records have another version.
             StoreUnavailable: the backend is away.
         """
-        CorsTable({**self._own, **self.live.values, name: policy})
-        return await self._opened(CORS).records(CORS).publish(CORS, {name: dumps(policy.record())}, at=at)
+        return await self._change(name, policy, at)
 
     async def remove(self, name: str, *, at: int | None = None) -> bool:
         """Remove the record of that name; a policy of the start stands again. Whether there was one.
 
         Raises:
+            ConfigurationError: another policy is for one of the paths of the policy that would stand again.
             RecordConflict, StoreUnavailable: as in `put`.
         """
-        messaging = self._opened(CORS).records(CORS)
-        await messaging.converge(CORS)
+        await self._opened(CORS).records(CORS).converge(CORS)
         known = name in self.live.values or name in self.live.refused
         if known:
-            await messaging.publish(CORS, {name: None}, at=at)
+            await self._change(name, None, at)
         return known
+
+    async def _change(self, name: str, policy: CorsPolicy | None, at: int | None) -> int:
+        """Publish at the version that it was checked with, so that of two workers' policies for one path one fails."""
+        messaging = self._opened(CORS).records(CORS)
+        if at is not None and at != messaging.version(CORS):
+            await messaging.converge(CORS)
+        turns = MOST_TURNS if at is None else 1
+        while True:
+            turns -= 1
+            values = {**self._own, **{other: each for other, each in self.live.values.items() if other != name}}
+            CorsTable(values if policy is None else {**values, name: policy})
+            version = messaging.version(CORS) if at is None else at
+            record = None if policy is None else dumps(policy.record())
+            try:
+                return await messaging.publish(CORS, {name: record}, at=version)
+            except RecordConflict:
+                if not turns:
+                    raise
 
     async def list(self) -> Sequence[CorsPolicy]:
         """All policies that requests go by, with their names. One round trip.
