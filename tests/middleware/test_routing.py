@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -40,6 +41,7 @@ from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.errors import UnknownSetting
 from traffic_cop_middleware.middleware.limit_records import limit_from, limit_record
 from traffic_cop_middleware.middleware.route_records import route_from, route_record
+from traffic_cop_middleware.middleware.routing import dumps_ascii
 
 pytestmark = pytest.mark.asyncio
 
@@ -319,12 +321,56 @@ async def test_the_gateway_outside_of_the_limits_is_an_error() -> None:
         ({"to": "http://a", "response_headers": {"Content-Length": "1"}}, "where a message ends"),
         ({"to": "http://a", "mirror": THE_APP}, "mirror"),
         ({"to": Upstream("https://a"), "limits": "10"}, "10"),
+        ({"to": "http://user:secret@a:99999"}, "user or password"),
+        ({"to": "http://a..b"}, "no host"),
+        ({"to": f"http://{'a' * 64}"}, "no host"),
+        ({"to": "http://[::1%25eth0]"}, "no host"),
+        ({"to": "http://a:0"}, "from 1 to 65535"),
+        ({"to": "http://a", "rewrite": "/ü"}, "percent-encoded"),
+        ({"to": "http://a", "rewrite": "/a b"}, "percent-encoded"),
+        ({"to": "http://a", "rewrite": "/b?c"}, "percent-encoded"),
+        ({"to": "http://a", "rewrite": "/v{id}"}, "whole segment"),
+        ({"to": "http://a", "head_deadline": 10**400}, "a year"),
+        ({"to": "http://a", "limits": limit("1/s", cost=0), "idle_deadline": float("nan")}, "a year"),
     ],
 )
 async def test_a_route_that_can_not_work_is_an_error_that_says_why(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as raised:
         TrafficCop().route("/a/*", **settings)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "message"),
+    [("https://", {}, "no host"), ("https:///x", {}, "no host"), ("https://a/?b", {"keep_path": True}, "after its")],
+)
+async def test_a_redirect_that_leads_nowhere_is_an_error(url: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Redirect(url, **settings)
+
+
+@pytest.mark.parametrize("path", ["/old//evil.example/x", "/old///evil.example/x"])
+async def test_a_client_can_not_pick_the_host_that_a_redirect_leads_to(path: str) -> None:
+    cop = TrafficCop()
+    cop.route("/old/*", to=Redirect("/", keep_path=True), strip_prefix="/old")
+    assert headers(await ask(app_with(cop), http_scope(path)))["location"] == "/evil.example/x"
+
+
+async def test_a_mounted_app_may_have_a_gateway_of_its_own() -> None:
+    inner = TrafficCop()
+    inner.route("/sub/fixed", to=FixedResponse(200, "the inner one's"))
+    outer = TrafficCop(limits="100/minute")
+    outer.route("/sub/*", to=inner.wrap(Starlette(routes=[Route("/sub/own", own)])))
+    app = app_with(outer)
+    assert (await ask(app, http_scope("/sub/fixed")))[1]["body"] == b"the inner one's"
+    assert (await ask(app, http_scope("/sub/own")))[1]["body"] == b"the app itself"
+
+
+async def test_claims_beyond_ascii_are_json_in_their_header() -> None:
+    claims = {"name": "José 😀"}
+    told = dumps_ascii(claims)
+    assert told.isascii()
+    assert json.loads(told) == claims
 
 
 async def test_a_mistyped_setting_is_an_error() -> None:

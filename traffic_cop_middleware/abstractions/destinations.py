@@ -43,6 +43,13 @@ class Redirect:
         fits = isinstance(self.url, str) and self.url.isascii() and self.url.isprintable() and " " not in self.url
         if not fits or not self.url.startswith(("http://", "https://", "/")) or self.url.startswith("//"):
             raise ConfigurationError(f"Redirect({self.url!r}): a URL with its scheme, or a path, percent-encoded")
+        if self.url[0] != "/" and self.url.partition("://")[2][:1] in ("", "/", "?", "#"):
+            raise ConfigurationError(f"Redirect({self.url!r}): it names no host. Write 'https://new.example.com'")
+        if self.keep_path and set(self.url) & set("?#"):
+            raise ConfigurationError(
+                f"Redirect({self.url!r}, keep_path=True): the request's path would come after its query or fragment. "
+                "Leave one of the two out"
+            )
 
 
 @dataclass(frozen=True, slots=True)

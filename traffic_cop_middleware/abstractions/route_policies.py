@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from math import isfinite
 from typing import Any, get_args
 
 from traffic_cop_middleware.abstractions.destinations import Destination, header_fields
@@ -13,6 +12,10 @@ from traffic_cop_middleware.abstractions.gateway_routes import PARAM, GatewayRou
 from traffic_cop_middleware.abstractions.upstreams import Pool
 from traffic_cop_middleware.contracts.transport import Deadlines
 from traffic_cop_middleware.errors import ConfigurationError
+
+LONGEST_DEADLINE = 366 * 86_400
+NONE = frozenset(" ?#\\")
+"""Characters that no path has."""
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -54,8 +57,8 @@ class RoutePolicy:
     def __post_init__(self) -> None:
         for name in ("connect_deadline", "head_deadline", "idle_deadline"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-                raise ConfigurationError(f"{name}={value!r}: seconds above 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LONGEST_DEADLINE:
+                raise ConfigurationError(f"{name}={value!r}: seconds above 0, {LONGEST_DEADLINE} (a year) at most")
         for name, least in (("max_body", 0), ("max_headers", 1024)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -74,6 +77,10 @@ class RoutePolicy:
             )
         if self.rewrite and not (isinstance(self.rewrite, str) and self.rewrite.startswith("/")):
             raise ConfigurationError(f"rewrite={self.rewrite!r}: a path such as '/v2/{{id}}/*'")
+        if self.rewrite and not (
+            self.rewrite.isascii() and self.rewrite.isprintable() and not set(self.rewrite) & NONE
+        ):
+            raise ConfigurationError(f"rewrite={self.rewrite!r}: a path, percent-encoded, without '?', '#' and spaces")
         for name in ("request_headers", "response_headers"):
             value = getattr(self, name)
             object.__setattr__(
@@ -107,6 +114,8 @@ class RoutePolicy:
                 found = PARAM.fullmatch(segment)
                 if found and found[1] not in known:
                     raise ConfigurationError(f"rewrite={self.rewrite!r}: the pattern {pattern!r} has no {segment}")
+                if not found and set(segment) & set("{}"):
+                    raise ConfigurationError(f"rewrite={self.rewrite!r}: a parameter is a whole segment: '/v2/{{id}}'")
                 if segment == "*" and (at != len(new) - 1 or segments[-1] != "*"):
                     raise ConfigurationError(
                         f"rewrite={self.rewrite!r}: '*' is the last segment, for a pattern that ends with '*'"

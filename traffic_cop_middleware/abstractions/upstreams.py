@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
 from traffic_cop_middleware.contracts.transport import Origin
 from traffic_cop_middleware.errors import ConfigurationError
 
+LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+LONGEST_HOST = 253
 PORTS = {"http": 80, "https": 443}
 MOST_WEIGHT = 1_000_000
 MOST_UPSTREAMS = 10_000
@@ -40,7 +44,7 @@ class Upstream:
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, bool) or not isinstance(self.weight, int) or not 0 <= self.weight <= MOST_WEIGHT:
-            raise ConfigurationError(f"Upstream({self.url!r}, weight={self.weight!r}): a whole number, 0 or more")
+            raise ConfigurationError(f"Upstream(…, weight={self.weight!r}): a whole number from 0 to {MOST_WEIGHT}")
         scheme, host, port, path = _parts(self.url)
         if scheme != "https" and (self.ca or self.certificate or self.key):
             raise ConfigurationError(f"Upstream({self.url!r}): ca, certificate and key are for https://")
@@ -81,18 +85,34 @@ class Upstream:
 def _parts(url: object) -> tuple[str, str, int, str]:
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
         raise ConfigurationError(f"Upstream({url!r}): a URL such as 'http://billing:8080'")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigurationError("Upstream: a URL with a user or password; set an Authorization header on the route")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
         raise ConfigurationError(f"Upstream({url!r}): {exc}") from exc
-    if parts.scheme not in PORTS or not parts.hostname:
+    host = parts.hostname
+    if parts.scheme not in PORTS or not host:
         raise ConfigurationError(f"Upstream({url!r}): a URL such as 'http://billing:8080' or 'https://…'")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("Upstream: a URL with a user or password; set an Authorization header on the route")
+    if not _is_host(host):
+        raise ConfigurationError(f"Upstream({url!r}): {host!r} is no host; a name, or an address ('[::1]' of IPv6)")
+    if port == 0:
+        raise ConfigurationError(f"Upstream({url!r}): a port is a number from 1 to 65535")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"Upstream({url!r}): a URL without query and fragment")
-    return parts.scheme, parts.hostname, port or PORTS[parts.scheme], parts.path.rstrip("/")
+    return parts.scheme, host, port or PORTS[parts.scheme], parts.path.rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver can be asked for it."""
+    if ":" in host:
+        try:
+            IPv6Address(host)
+        except ValueError:
+            return False
+        return "%" not in host
+    return len(host) <= LONGEST_HOST and all(LABEL.fullmatch(label) for label in host.removesuffix(".").split("."))
 
 
 class Pool:

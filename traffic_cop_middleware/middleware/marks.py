@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import isfinite
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
@@ -157,7 +156,7 @@ def limits_of(limits: str | Limit | Iterable[str | Limit] | None, where: str) ->
 
 
 def _is_cost(cost: object, most: float) -> bool:
-    return isinstance(cost, (int, float)) and not isinstance(cost, bool) and isfinite(cost) and 0 <= cost <= most
+    return isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 <= cost <= most
 
 
 def _mark(endpoint: Any, marks: Marks, what: str) -> None:

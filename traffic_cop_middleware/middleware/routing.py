@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,6 @@ from traffic_cop_middleware.abstractions.destinations import FixedResponse, Redi
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.forwarding import Client
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
-from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy, action_of
 from traffic_cop_middleware.abstractions.upstreams import Pool
@@ -42,6 +42,8 @@ class RoutingLayer:
         candidates = context.gateway_routes
         if candidates is None:
             candidates = candidates_of(self._gateway, scope)
+        else:
+            context.gateway_routes = None  # a gateway inside of this one has routes of its own
         if not candidates:
             return self.app(scope, receive, send)
         route = choose(candidates, context.session)
@@ -139,7 +141,7 @@ def identity_fields(session: RequestSession, *, signed: bool) -> list[Field]:
 
 def dumps_ascii(value: Any) -> bytes:
     """JSON without a character beyond ASCII."""
-    return dumps(value).encode("ascii", "backslashreplace")
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def location(scope: Scope, route: GatewayRoute, destination: Redirect) -> bytes:
@@ -149,4 +151,7 @@ def location(scope: Scope, route: GatewayRoute, destination: Redirect) -> bytes:
         return url
     path = action_of(route).policy.path(route.pattern, raw_path_of(scope))
     query = scope.get("query_string", b"")
-    return url.rstrip(b"/") + path + (b"?" + query if query else b"")
+    found = url.rstrip(b"/") + path
+    if found[:2] == b"//":  # of "/" and what a client wrote, it would lead to a host of the client's choice
+        found = b"/" + found.lstrip(b"/")
+    return found + (b"?" + query if query else b"")
