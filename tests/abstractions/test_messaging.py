@@ -190,6 +190,19 @@ async def test_a_change_right_after_the_store_lost_all_takes_nothing_away() -> N
     assert one.values == other.values == {"a": 2, "b": 4, "c": 6}
 
 
+async def test_of_all_that_is_read_again_only_what_differs_is_told() -> None:
+    seconds = [20.0, 10.0]  # a version that the new collection never had
+    records = MemoryRecords(clock=lambda: seconds.pop(0))
+    one, other = Worker(records, None), Worker(records, None)
+    await one.messaging.publish(KIND, {"a": "2", "b": "4", "c": "6"})
+    await other.messaging.converge()
+    records._collections.clear()
+    records.change(KIND, {"a": "2", "b": "8"}, at=0)
+    await other.messaging.converge()
+    assert other.swaps[1:] == [{"b": 8, "c": None}], "thousands of routes are not read anew for one"
+    assert other.values == {"a": 2, "b": 8}
+
+
 async def test_what_is_changed_while_a_lost_store_is_filled_again_stays_changed() -> None:
     count = 2 * MOST_CHANGED + 7
     records = store()

@@ -165,6 +165,67 @@ async def test_what_can_not_be_used_is_refused_and_the_old_table_stays(
         assert worker.cop.routes.version == version
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"put": ["/a"]}, "is no route"),
+        ({"put": [route("/a", to=FixedResponse(), name="n"), route("/b", to=FixedResponse(), name="n")]}, "twice"),
+        ({"put": [route("/a", to=FixedResponse(), name="n")], "remove": ["n"]}, "twice"),
+        ({"remove": [5]}, "names of routes"),
+        ({}, "of 0 records"),
+        ({"remove": ["a"], "at": True}, "at=True"),
+        ({"remove": ["a"], "at": "1"}, "at='1'"),
+    ],
+)
+async def test_a_change_that_says_nothing_clear_is_an_error(arguments: dict[str, Any], message: str) -> None:
+    worker = Worker("memory://")
+    async with started(worker.app):
+        with pytest.raises(ValueError, match=message):
+            await worker.cop.routes.change(**arguments)
+
+
+async def test_one_route_and_one_name_may_stand_without_a_list() -> None:
+    worker = Worker("memory://")
+    async with started(worker.app):
+        await worker.cop.routes.change(route("/a", to=FixedResponse(204), name="first"))
+        await worker.cop.routes.change(route("/b", to=FixedResponse(204), name="second"), remove="first")
+        assert [each.name for each in await worker.cop.routes.list()] == ["second"]
+
+
+async def test_a_limit_of_its_own_does_not_go_away_by_a_change_without_its_place() -> None:
+    worker = Worker("memory://")
+    async with started(worker.app):
+        await worker.cop.limits.put("night", "5/minute", paths="/*")
+        with pytest.raises(ConfigurationError, match=r"Write paths='/\*' as well"):
+            await worker.cop.limits.put("night", "3/minute")
+        assert ("night", "5/minute") in [(each.name, each.rate) for each in await worker.cop.limits.list()]
+
+
+@pytest.mark.parametrize("wrong", [{"key": ["ip"]}, {"methods": 5}, {"key": "nobody"}, {"methods": "GET"}])
+async def test_a_limit_that_can_not_be_used_is_refused(wrong: dict[str, Any]) -> None:
+    worker = Worker("memory://")
+    async with started(worker.app):
+        with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+            await worker.cop.limits.put("night", "5/minute", paths="/*", **wrong)
+        with pytest.raises(ConfigurationError, match="of=5"):
+            await worker.cop.limits.show("all", 5)  # type: ignore[arg-type]
+
+
+async def test_a_worker_whose_first_request_is_cancelled_while_it_reads_finds_the_records(
+    redis_server: RedisServer,
+) -> None:
+    one, late = Worker(redis_server.url, namespace="late"), Worker(redis_server.url, namespace="late")
+    async with started(one.app):
+        await one.cop.routes.put("/put", to=FixedResponse(204))
+        opening = asyncio.create_task(late.cop._parts.open())
+        while not late.cop._parts._by_loop:  # noqa: ASYNC110 - polled
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await until(late, "/put", 204)
+        await late.cop._parts.stop()
+
+
 async def test_a_record_that_this_worker_can_not_read_leaves_its_table_as_it_was(workers: Both) -> None:
     one, other = workers
     await one.cop.routes.put("/a/*", to=FixedResponse(201), name="a")

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.contracts import Changes, Message, MessageBus, RecordStore
+from traffic_cop_middleware.contracts import Changes, Message, MessageBus, Record, RecordStore
 from traffic_cop_middleware.contracts.records import MOST_CHANGED, MOST_CHANGED_BYTES
-from traffic_cop_middleware.errors import RecordConflict, StoreError
+from traffic_cop_middleware.errors import ConfigurationError, RecordConflict, StoreError
 
 log = logging.getLogger("traffic_cop")
 
@@ -48,9 +48,9 @@ class Watched:
         self.due = False
 
     def take(self, changes: Changes) -> None:
-        """Remember what was read, and pass it on."""
-        if changes.whole:
-            self.known.clear()
+        """Remember what was read, and pass it on; where all was read again, only what differs, for it may be much."""
+        if changes.whole and self.begun:
+            changes = self._differing(changes)
         for name, _, value in changes.records:
             if value is None:
                 self.known.pop(name, None)
@@ -59,6 +59,11 @@ class Watched:
         self.version = changes.version
         self.begun = True
         self.heard(changes)
+
+    def _differing(self, changes: Changes) -> Changes:
+        gone = self.known.keys() - {record.name for record in changes.records}
+        found = [record for record in changes.records if self.known.get(record.name) != record.value]
+        return Changes(changes.version, [*(Record(name, changes.version, None) for name in gone), *found], False)
 
 
 class MessagingAbstraction:
@@ -101,8 +106,10 @@ class MessagingAbstraction:
         Raises:
             RecordConflict: with `at`, the kind has another version.
             StoreUnavailable: not reached; it may or may not have been written.
-            ValueError: a name or a value is too large, or these are too many.
+            ValueError: `at` is no version; a name or a value is too large, or these are too many.
         """
+        if at is not None and (isinstance(at, bool) or not isinstance(at, int)):
+            raise ConfigurationError(f"at={at!r}: the version that a change of the {kind} gave, or None for any")
         watched = self._watched[kind]
         if at is None:
             async with watched.writing:  # or this worker's changes would come between each other

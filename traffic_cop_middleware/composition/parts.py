@@ -167,9 +167,9 @@ class Opened:
         messaging, store = self._messaging, self.backend.records
         if messaging is None or store is None:
             return
-        await _converge(messaging)
-        if store.shared:
+        if store.shared:  # first: who opens may be cancelled while it reads
             self._converging = asyncio.get_running_loop().create_task(_keep_converging(messaging))
+        await _converge(messaging)
 
     def _heard_of_limits(self, heard: Heard, changes: Changes) -> None:
         heard(changes)
@@ -228,7 +228,10 @@ async def _keep_converging(messaging: MessagingAbstraction) -> None:
     """Find what nobody told of: a publisher may die before it does."""
     while True:
         await asyncio.sleep(CONVERGE_PERIOD)
-        await _converge(messaging)
+        try:
+            await _converge(messaging)
+        except Exception:
+            log.exception("records could not be taken over; this worker looks again in %g s", CONVERGE_PERIOD)
 
 
 class Parts:

@@ -101,7 +101,9 @@ def check_change(kind: str, values: Mapping[str, str | None]) -> None:
             512 bytes; a value has more than 64 KB.
     """
     check_kind(kind)
-    if not 1 <= len(values) <= MOST_CHANGED:
+    if not values:
+        raise ValueError(f"a change of 0 records of {kind!r}: name what is to be written or removed")
+    if len(values) > MOST_CHANGED:
         raise ValueError(
             f"a change of {len(values)} records of {kind!r}: from 1 to {MOST_CHANGED} are changed at once. Make "
             "several changes of it"

@@ -76,7 +76,8 @@ def limit_from(record: object) -> Limit:
             f"a limit's record is a rate such as '10/minute', or has {', '.join(known)}: {record!r}"
         )
     members = dict(record)
-    key = KEYS.get(members.pop("key", "ip"))
+    named = members.pop("key", "ip")
+    key = KEYS.get(named) if isinstance(named, str) else None
     if key is None:
         raise ConfigurationError(f"a limit's record has the key {record['key']!r}; there are {', '.join(KEYS)}")
     return limit(members.pop("rate"), key=key, **members)
@@ -104,6 +105,8 @@ class LiveLimit:
                 f"limit {self.name!r}: key and methods of a limit in the code stay as they are. For a limit of its own "
                 "write paths='/api/*' as well"
             )
+        if self.methods is not None and not isinstance(self.methods, Iterable):
+            raise ConfigurationError(f"limit {self.name!r}: methods={self.methods!r} must be a list, as in ['POST']")
         if self.methods is not None and not isinstance(self.methods, str):
             object.__setattr__(self, "methods", tuple(self.methods))
         own = self.limit()

@@ -85,7 +85,14 @@ class LiveLimits:
         opened = self._opened("limits")
         each = LiveLimit(name=name, rate=rate, burst=burst, cost=cost, key=key, methods=methods, paths=paths)
         if paths is None:
-            standing = [own for _, own in self._standing() if own.name == name]
+            live = self.live.values.get(name)
+            own_one = live.limit() if live is not None and live.paths is not None else None
+            standing = [own for _, own in self._standing() if own.name == name and own != own_one]
+            if not standing and live is not None and own_one is not None:
+                raise ConfigurationError(
+                    f"cop.limits.put({name!r}, {rate!r}): it is a limit of its own, and would be none without its "
+                    f"place. Write paths={live.paths!r} as well"
+                )
             if not standing:
                 raise ConfigurationError(
                     f"cop.limits.put({name!r}, …): no limit of the code has that name. Give it one, "
@@ -165,6 +172,8 @@ class LiveLimits:
 
     def _owed(self, name: str, of: str) -> Bill:
         """What a request would owe that limit."""
+        if not isinstance(of, str):
+            raise ConfigurationError(f"cop.limits: of={of!r}: an address, user, tenant or API key, as text")
         buckets = {(policy.bucket, key): policy for called, policy, key in self._buckets() if name == called}
         if not buckets:
             raise ConfigurationError(

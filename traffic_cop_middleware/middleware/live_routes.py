@@ -12,6 +12,7 @@ from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.parts import Opened
+from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.route_records import route_from, route_record
 from traffic_cop_middleware.middleware.routes import RouteKwargs, route
 
@@ -68,19 +69,33 @@ class LiveRoutes:
         return known
 
     async def change(
-        self, put: Iterable[GatewayRoute] = (), *, remove: Iterable[str] = (), at: int | None = None
+        self,
+        put: GatewayRoute | Iterable[GatewayRoute] = (),
+        *,
+        remove: str | Iterable[str] = (),
+        at: int | None = None,
     ) -> int:
         """Put and remove several routes at once: no request sees a part of it. Gives the table's new version.
 
         Raises:
-            ConfigurationError, RecordConflict, StoreUnavailable: as in `put`.
-            ValueError: more than 1,000 routes, or 1 MB, at once.
+            ConfigurationError: as in `put`; or a name stands in it twice.
+            RecordConflict, StoreUnavailable: as in `put`.
+            ValueError: none, more than 1,000 routes, or 1 MB, at once.
         """
         values: dict[str, str | None] = {}
-        for each in put:
+        names = [remove] if isinstance(remove, str) else list(remove)
+        for each in [put] if isinstance(put, GatewayRoute) else put:
+            if not isinstance(each, GatewayRoute):
+                raise ConfigurationError(
+                    f"cop.routes.change: {each!r} is no route: write [route('/billing/*', to='http://billing:8080')]"
+                )
             self._gateway.check(each)
+            if each.name in values or each.name in names:
+                raise ConfigurationError(f"cop.routes.change: {each.name!r} stands in it twice: put or remove it once")
             values[each.name] = dumps(route_record(each))
-        values.update(dict.fromkeys(remove))
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise ConfigurationError(f"cop.routes.change: remove={wrong[0]!r}: the names of routes")
+        values.update(dict.fromkeys(names))
         return await self._messaging.publish(ROUTES, values, at=at)
 
     async def list(self) -> Sequence[GatewayRoute]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 from traffic_cop_middleware.abstractions.destinations import destination
@@ -80,7 +81,7 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
         action = Action(destination(to, where), policy, _mirror(mirror), limits, cors)
     except ConfigurationError as exc:
         raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
-    return gateway_route(name, pattern, to=action, **predicates)
+    return replace(found, to=action)
 
 
 def _mirror(mirror: object) -> Pool | None:
