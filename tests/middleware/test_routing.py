@@ -37,6 +37,7 @@ from traffic_cop_middleware import (
     limit,
     route,
 )
+from traffic_cop_middleware.abstractions.route_matching import GatewayTable
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.errors import UnknownSetting
 from traffic_cop_middleware.middleware.limit_records import limit_from, limit_record
@@ -327,6 +328,13 @@ async def test_the_gateway_outside_of_the_limits_is_an_error() -> None:
         ({"to": "http://[::1%25eth0]"}, "no host"),
         ({"to": "http://a:0"}, "from 1 to 65535"),
         ({"to": "http://a", "rewrite": "/ü"}, "percent-encoded"),
+        ({"to": "http://a", "request_headers": "x"}, "request_headers='x': a mapping"),
+        ({"to": "http://a", "response_headers": None}, "response_headers=None: a mapping"),
+        ({"to": "http://a", "remove_request_headers": 5}, "remove_request_headers=5: names"),
+        ({"to": "http://a", "remove_response_headers": None}, "remove_response_headers=None: names"),
+        ({"to": "http://a", "max_headers": None}, "max_headers=None"),
+        ({"to": {"url": "http://a"}}, "no destination"),
+        ({"to": b"http://a"}, "no destination"),
         ({"to": "http://a", "rewrite": "/a b"}, "percent-encoded"),
         ({"to": "http://a", "rewrite": "/b?c"}, "percent-encoded"),
         ({"to": "http://a", "rewrite": "/v{id}"}, "whole segment"),
@@ -349,6 +357,25 @@ async def test_a_redirect_that_leads_nowhere_is_an_error(url: str, settings: dic
         Redirect(url, **settings)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Redirect("/a", status=[]), "status="),
+        (lambda: Redirect("/a", keep_path="yes"), "keep_path='yes'"),
+        (lambda: FixedResponse(200, "\ud800"), "surrogates"),
+        (lambda: FixedResponse(200, "x", headers={"Content-Length": "99"}), "written by the gateway"),
+        (lambda: FixedResponse(200, "x", headers={"Transfer-Encoding": "chunked"}), "written by the gateway"),
+        (lambda: Upstream("https://a", ca=5), r"ca=5\): the path"),
+        (lambda: Upstream("https://a", certificate=""), r"certificate=''\): the path"),
+        (lambda: Upstream("http://user:secret@a", weight=-1), "weight=-1"),
+    ],
+)
+async def test_a_destination_that_can_not_work_is_an_error(make: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        make()
+    assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize("path", ["/old//evil.example/x", "/old///evil.example/x"])
 async def test_a_client_can_not_pick_the_host_that_a_redirect_leads_to(path: str) -> None:
     cop = TrafficCop()
@@ -364,6 +391,16 @@ async def test_a_mounted_app_may_have_a_gateway_of_its_own() -> None:
     app = app_with(outer)
     assert (await ask(app, http_scope("/sub/fixed")))[1]["body"] == b"the inner one's"
     assert (await ask(app, http_scope("/sub/own")))[1]["body"] == b"the app itself"
+
+
+async def test_the_table_is_asked_once_for_a_request_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    cop = TrafficCop(limits="100/minute")
+    cop.route("/fixed", to=FixedResponse(200))
+    app, asked = app_with(cop), []
+    find = GatewayTable.find
+    monkeypatch.setattr(GatewayTable, "find", lambda *of: asked.append(of) or find(*of))
+    assert status(await ask(app, http_scope("/own/x"))) == 200
+    assert len(asked) == 1, "the limits and the way are those of one table"
 
 
 async def test_claims_beyond_ascii_are_json_in_their_header() -> None:

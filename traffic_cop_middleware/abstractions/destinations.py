@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from traffic_cop_middleware.abstractions.forwarding import FRAMING
 from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream, upstream_from
 from traffic_cop_middleware.contracts.transport import Field
 from traffic_cop_middleware.errors import ConfigurationError
@@ -38,8 +39,10 @@ class Redirect:
     keep_path: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.status not in REDIRECTS:
+        if not isinstance(self.status, int) or self.status not in REDIRECTS:
             raise ConfigurationError(f"Redirect(status={self.status!r}): one of {sorted(REDIRECTS)}")
+        if not isinstance(self.keep_path, bool):
+            raise ConfigurationError(f"Redirect(keep_path={self.keep_path!r}): True or False")
         fits = isinstance(self.url, str) and self.url.isascii() and self.url.isprintable() and " " not in self.url
         if not fits or not self.url.startswith(("http://", "https://", "/")) or self.url.startswith("//"):
             raise ConfigurationError(f"Redirect({self.url!r}): a URL with its scheme, or a path, percent-encoded")
@@ -70,9 +73,15 @@ class FixedResponse:
             raise ConfigurationError(f"FixedResponse({self.status!r}): a status from 200 to 599")
         if not isinstance(self.body, str) or len(self.body) > MOST_BODY:
             raise ConfigurationError(f"FixedResponse(body=…): text of {MOST_BODY} characters at most")
+        if any("\ud800" <= each <= "\udfff" for each in self.body):
+            raise ConfigurationError("FixedResponse(body=…): text without lone surrogates, which can't be encoded")
         if self.body and self.status in (204, 304):
             raise ConfigurationError(f"FixedResponse({self.status}): this status has no body (RFC 9110, section 6.4.1)")
         fields = header_fields("FixedResponse(headers=…)", self.headers)
+        if framing := [name.decode() for name, _ in fields if name in FRAMING]:
+            raise ConfigurationError(
+                f"FixedResponse(headers=…): {framing[0]!r} is written by the gateway; leave it out"
+            )
         if self.body and all(name != b"content-type" for name, _ in fields):
             fields = ((b"content-type", b"text/plain; charset=utf-8"), *fields)
         object.__setattr__(self, "fields", fields)
@@ -92,7 +101,7 @@ def destination(to: object, where: str) -> Destination:
         return to
     if isinstance(to, (str, Upstream)):
         return Pool([to if isinstance(to, Upstream) else Upstream(to)])
-    if isinstance(to, Iterable):
+    if isinstance(to, Iterable) and not isinstance(to, (bytes, Mapping)):
         each = [one if isinstance(one, Upstream) else upstream_from(one) for one in to]
         return Pool(each)
     if callable(to):

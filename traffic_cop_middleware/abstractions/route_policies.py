@@ -61,7 +61,9 @@ class RoutePolicy:
                 raise ConfigurationError(f"{name}={value!r}: seconds above 0, {LONGEST_DEADLINE} (a year) at most")
         for name, least in (("max_body", 0), ("max_headers", 1024)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is None and name == "max_body":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{name}={value!r}: bytes, {least} or more")
         if self.forwarded not in get_args(ForwardedStyle):
             raise ConfigurationError(f"forwarded={self.forwarded!r}: one of {', '.join(get_args(ForwardedStyle))}")
@@ -83,9 +85,13 @@ class RoutePolicy:
             raise ConfigurationError(f"rewrite={self.rewrite!r}: a path, percent-encoded, without '?', '#' and spaces")
         for name in ("request_headers", "response_headers"):
             value = getattr(self, name)
-            object.__setattr__(
-                self, name, tuple((k, v) for k, v in (value.items() if isinstance(value, Mapping) else value))
-            )
+            try:
+                pairs = tuple((k, v) for k, v in (value.items() if isinstance(value, Mapping) else value))
+            except (TypeError, ValueError) as exc:
+                raise ConfigurationError(
+                    f"{name}={value!r}: a mapping of names to values: {{'X-Name': 'value'}}"
+                ) from exc
+            object.__setattr__(self, name, pairs)
         deadlines = Deadlines(self.connect_deadline, self.head_deadline, self.idle_deadline)
         object.__setattr__(self, "deadlines", deadlines)
         object.__setattr__(
@@ -183,6 +189,8 @@ def _is_path(text: object) -> bool:
 
 
 def _changes(argument: str, headers: Headers, remove: Iterable[str]) -> FieldChanges:
+    if not isinstance(remove, Iterable):
+        raise ConfigurationError(f"remove_{argument}={remove!r}: names of headers: ['X-Name']")
     names = [remove] if isinstance(remove, str) else list(remove)
     removed = frozenset(name for name, _ in header_fields(f"remove_{argument}", [(name, "") for name in names]))
     fields = header_fields(argument, headers)

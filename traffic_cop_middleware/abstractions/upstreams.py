@@ -46,6 +46,10 @@ class Upstream:
         if isinstance(self.weight, bool) or not isinstance(self.weight, int) or not 0 <= self.weight <= MOST_WEIGHT:
             raise ConfigurationError(f"Upstream(…, weight={self.weight!r}): a whole number from 0 to {MOST_WEIGHT}")
         scheme, host, port, path = _parts(self.url)
+        for name in ("ca", "certificate", "key"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigurationError(f"Upstream({self.url!r}, {name}={value!r}): the path of a PEM file, as text")
         if scheme != "https" and (self.ca or self.certificate or self.key):
             raise ConfigurationError(f"Upstream({self.url!r}): ca, certificate and key are for https://")
         if self.key and not self.certificate:

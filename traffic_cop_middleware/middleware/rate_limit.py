@@ -102,7 +102,8 @@ class RateLimitLayer:
         if not self._table.marked and not self._planner.limits_all and not self._gateway.limited:
             return self._unlimited(self.app, scope, receive, send)
         context: TrafficContext = scope[KEY]
-        if candidates := candidates_of(self._gateway, scope):
+        candidates = context.gateway_routes = candidates_of(self._gateway, scope)
+        if candidates:
             return self._along_route(scope, receive, send, context, candidates)
         context.route = self._table.find(scope)
         return self._limit(scope, receive, send, context)
