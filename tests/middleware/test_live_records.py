@@ -184,6 +184,19 @@ async def test_a_change_that_says_nothing_clear_is_an_error(arguments: dict[str,
             await worker.cop.routes.change(**arguments)
 
 
+async def test_a_cop_hears_each_change_once_and_one_that_never_ran_hears_none() -> None:
+    backend = f"memory://heard-{next(NUMBERS)}"
+    running, idle = Worker(backend), Worker(backend)
+    async with started(running.app):
+        opened = running.cop._parts.opened
+        assert opened is not None
+        bus: Any = opened.backend.bus
+        assert {topic: len(heard) for topic, heard in bus._subscriptions.items()} == {"limits.reset": 1, "records": 1}
+        await running.cop.routes.put("/put", to=FixedResponse(204))
+    assert bus._subscriptions == {}
+    assert not idle.cop._gateway.table
+
+
 async def test_one_route_and_one_name_may_stand_without_a_list() -> None:
     worker = Worker("memory://")
     async with started(worker.app):

@@ -203,14 +203,18 @@ class Opened:
         )
         self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
 
-    async def close(self) -> None:
-        """Listen no longer to other workers, and let go of the backend."""
+    def listen_no_more(self) -> None:
+        """Hear no longer what other workers tell."""
         if self._has_sessions:
             self.session_management.close()
         if self._unsubscribe is not None:
             self._unsubscribe()
         if self._messaging is not None:
             self._messaging.close()
+
+    async def close(self) -> None:
+        """Listen no longer to other workers, and let go of the backend."""
+        self.listen_no_more()
         converging, self._converging = self._converging, None
         if converging is not None:
             converging.cancel()
@@ -267,7 +271,7 @@ class Parts:
         if isinstance(settings.backend, str):
             self._per_loop = not settings.backend.startswith("memory:")
             handle = self._handle(loop=None)
-            self._opened(handle.backend, handle, None)
+            self._opened(handle.backend, handle, None).listen_no_more()  # only to see whether it works
         else:
             self._per_loop = False
 
