@@ -19,7 +19,6 @@ Source = Literal["store", "cache", "local", "none"]
 """Who decided: the store, the deny cache, in-process buckets at a fair share, or nobody (an outage policy)."""
 
 OUTAGE_RETRY_SECONDS = 1
-_new = tuple.__new__
 
 
 class Charge(NamedTuple):
@@ -66,17 +65,20 @@ def bill(charges: Iterable[Charge], *, room: dict[tuple[int, ...], Any] | None =
     )
 
 
-class Decision(NamedTuple):
+class Decision:
     """What was decided for a request.
 
     `admitted`; `source` says who decided; `owed` is what was asked, and `answers` has the store's integer for each of
     its takes (none where nobody could be asked).
     """
 
-    admitted: bool
-    source: Source
-    owed: Bill
-    answers: Sequence[int]
+    __slots__ = ("admitted", "answers", "owed", "source")
+
+    def __init__(self, admitted: bool, source: Source, owed: Bill, answers: Sequence[int]) -> None:
+        self.admitted = admitted
+        self.source = source
+        self.owed = owed
+        self.answers = answers
 
     @property
     def retry_after(self) -> int:
@@ -161,8 +163,7 @@ class RateLimitAbstraction:
             return self._without_store(owed if guard is None else otherwise)
         if type(taken) is Taken:
             admitted, answers, guard_held = taken
-            # Decision(…) would cost twice as much.
-            return _new(Decision, (admitted, "store", owed if guard_held else otherwise, answers))
+            return Decision(admitted, "store", owed if guard_held else otherwise, answers)
         return self._answer(cast("Awaitable[Taken]", taken), owed, otherwise, guarded=guard is not None, sent=sent)
 
     async def _answer(

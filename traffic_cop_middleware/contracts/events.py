@@ -10,7 +10,8 @@ class Event(NamedTuple):
     """Something that happened, as it is told to every observer.
 
     `kind` is a dotted name (`limit.admitted`, `limit.refused`, `store.lost`, …; the list is in `docs/api.md`), `time`
-    seconds since the epoch, `attributes` plain values. No attribute carries a client's address, key or token.
+    seconds since the epoch, `attributes` plain values; equal events may share them. No attribute carries a client's
+    address, key or token.
     """
 
     kind: str

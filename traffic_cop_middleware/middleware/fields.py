@@ -44,7 +44,7 @@ def templates(policies: tuple[Policy, ...]) -> tuple[Header, bytes]:
 
 def limit_fields(decision: Decision) -> Sequence[Header]:
     """`RateLimit-Policy` and `RateLimit` for a decision; none where no bucket was asked."""
-    _, _, owed, answers = decision
+    owed, answers = decision.owed, decision.answers
     if not answers:
         return ()
     room = owed.room

@@ -196,7 +196,8 @@ class RateLimitLayer:
         if not decision.admitted:
             answer, fields = self._refusal(context.route, decision), self._fields(decision)
             return refuse(scope, receive, send, answer=answer, fields=fields, on_refusal=self._on_refusal)
-        self._observers.emit("limit.admitted", {"route": context.route.template, "source": decision.source})
+        told, source = context.route.told, decision.source
+        self._observers.emit("limit.admitted", told if source == "store" else {**told, "source": source})
         return self._pass_on(scope, receive, send, context)
 
     def _pass_on(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext) -> Awaitable[None]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -54,16 +54,17 @@ class StaleError(LookupError):
 class Matched:
     """What a request reaches: `template` ("/items/{id}"), its `endpoint`, and the `marks` on it.
 
-    `plans` is room for the limiter to keep what it worked out for this route.
+    `plans` is room for the limiter to keep what it worked out for this route, `told` what it says of most requests.
     """
 
-    __slots__ = ("__weakref__", "endpoint", "marks", "plans", "template")
+    __slots__ = ("__weakref__", "endpoint", "marks", "plans", "template", "told")
 
     def __init__(self, template: str, endpoint: object, marks: Marks) -> None:
         self.template = template
         self.endpoint = endpoint
         self.marks = marks
         self.plans: dict[Any, Any] = {}
+        self.told: Mapping[str, str] = {"route": template, "source": "store"}
 
 
 UNMATCHED = Matched("__unmatched__", None, Marks())
