@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +15,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.asgi import Message, Scope, send_through
+from tests.asgi import Message, Scope, http_scope, send_through
+from tests.middleware.session_apps import until
+from tests.servers import RedisServer
 from traffic_cop_middleware import ConfigurationError, TrafficCop
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 
@@ -134,6 +138,61 @@ def test_one_cop_around_two_apps_closes_with_the_last(counted: list[str]) -> Non
             assert two.get("/").status_code == 200
         assert counted == ["connect"]
         assert [one.get("/").status_code for _ in range(2)] == [200, 429]
+    assert counted == ["connect", "close"]
+
+
+@pytest.mark.redis_server
+@pytest.mark.parametrize("first_to_stop", [0, 1])
+def test_one_cop_on_two_event_loops_closes_on_each_what_it_opened_there(
+    first_to_stop: int, own_redis: RedisServer
+) -> None:
+    cop = TrafficCop(own_redis.url, limits="2/minute", deadline=10)
+    app = cop.wrap(Starlette(routes=[Route("/", ok)]))
+
+    def connections() -> int:
+        return own_redis.command("CLIENT", "LIST").count(b"traffic-cop")
+
+    async def status() -> int:
+        incoming: list[Message] = [{"type": "http.request"}]
+        return int((await send_through(app, http_scope("/"), incoming))[0]["status"])
+
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        runners = [one, two]
+        for runner in runners:
+            runner.run(cop._parts.start())
+            assert runner.run(status()) == 200
+        opened = connections()
+        first, last = runners[first_to_stop], runners[1 - first_to_stop]
+        first.run(cop._parts.stop())
+        until(lambda: connections() == opened // 2)
+        assert last.run(status()) == 429, "the other loop goes on"
+        last.run(cop._parts.stop())
+        until(lambda: connections() == 0)
+
+
+def test_what_belongs_to_a_loop_ends_with_the_last_lifespan_of_that_loop(counted: list[str]) -> None:
+    cop = TrafficCop(limits="9/minute")
+    ended: list[int] = []
+
+    async def end() -> None:
+        ended.append(threading.get_ident())
+
+    cop._parts.also_close.append(end)
+    one, two = (TestClient(cop.wrap(Starlette(routes=[Route("/", ok)]))) for _ in range(2))
+    with two:
+        with one:
+            assert one.get("/").status_code == 200
+        assert (len(ended), counted) == (1, ["connect"])
+        assert two.get("/").status_code == 200
+    assert len(set(ended)) == 2, "each on its own loop"
+    assert counted == ["connect", "close"]
+
+
+def test_a_loop_that_was_closed_without_a_stop_keeps_nothing_open(counted: list[str]) -> None:
+    cop = TrafficCop(limits="9/minute")
+    asyncio.run(cop._parts.start())
+    with TestClient(cop.wrap(Starlette(routes=[Route("/", ok)]))) as client:
+        assert client.get("/").status_code == 200
     assert counted == ["connect", "close"]
 
 

@@ -262,11 +262,12 @@ class Parts:
         self.opened: Opened | None = None
         self._by_loop: dict[object, Opened] = {}
         self._locks: dict[object, anyio.Lock] = {}
-        self._lifespans = 0
+        self._lifespans: dict[object, int] = {}
+        """By event loop: one cop may serve apps on several of them, each in a thread of its own."""
         self.also_start: list[Callable[[], None]] = []
         """What else has to be seen to at a start."""
         self.also_close: list[Callable[[], Awaitable[None]]] = []
-        """What else ends with the last lifespan."""
+        """What else ends with the last lifespan of an event loop."""
         self._inside: Parts | None = None
         if isinstance(settings.backend, str):
             self._per_loop = not settings.backend.startswith("memory:")
@@ -337,7 +338,7 @@ class Parts:
         )
 
     async def start(self) -> None:
-        """Open for a lifespan; the last `stop` closes.
+        """Open for a lifespan; the last `stop` of its event loop closes.
 
         Raises:
             ConfigurationError: it will never work as configured.
@@ -345,7 +346,8 @@ class Parts:
         for start in self.also_start:
             start()
         await self.open()
-        self._lifespans += 1
+        loop = _running_loop()
+        self._lifespans[loop] = self._lifespans.get(loop, 0) + 1
 
     @property
     def work(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
@@ -363,23 +365,28 @@ class Parts:
 
     async def stop(self) -> None:
         """Close what was opened on the running event loop, unless another lifespan still needs it."""
-        self._lifespans = max(0, self._lifespans - 1)
-        if self._lifespans:
+        loop = _running_loop()
+        left = self._lifespans.pop(loop, 0) - 1
+        if left > 0:
+            self._lifespans[loop] = left
             return
         for close in self.also_close:
             await close()
-        opened = self._by_loop.pop(_running_loop() if self._per_loop else None, None)
+        self._forget_closed_loops()
+        if self._lifespans and not self._per_loop:
+            return  # what all loops share ends with the last of them
+        opened = self._by_loop.pop(loop if self._per_loop else None, None)
         if opened is self.opened:
             self.opened = None
         if opened is not None:
             await opened.close()
 
     def _forget_closed_loops(self) -> None:
-        for loop in [
-            loop for loop in self._by_loop if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
-        ]:
-            del self._by_loop[loop]
-            self._locks.pop(loop, None)
+        for loop in [*self._by_loop, *self._lifespans, *self._locks]:
+            if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
+                self._by_loop.pop(loop, None)
+                self._lifespans.pop(loop, None)
+                self._locks.pop(loop, None)
 
     def _warn_of_several_workers(self, backend: Backend) -> None:
         if backend.buckets is None or backend.buckets.shared:
