@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Never, Required, TypedDict, Unpack
 
@@ -45,6 +46,8 @@ from traffic_cop_middleware.middleware.subtrees import Subtree
 
 if TYPE_CHECKING:
     from traffic_cop_middleware.adapters.jwt import Issuer
+
+log = logging.getLogger("traffic_cop")
 
 DEFAULT_POLICY = SessionPolicy()
 
@@ -263,6 +266,7 @@ class TrafficCop:
         if cors is not None and not isinstance(cors, Mapping):
             raise ConfigurationError(f"cors={cors!r}: policies by name, {{'app': CorsPolicy(origins=[…])}}")
         self._cors = CorsPolicies(cors or {}, self._gateway, self._open, observers=self._observers)
+        self._warn_of_untrusted(cors or {})
         live = {
             ROUTES: self._live_routes.live.heard,
             LIMITS: self._live_limits.live.heard,
@@ -282,6 +286,21 @@ class TrafficCop:
         )
         self._parts.also_start.append(self._gateway.start)
         self._parts.also_close.append(self._gateway.close)
+
+    def _warn_of_untrusted(self, policies: Mapping[str, CorsPolicy]) -> None:
+        """Tell of origins that may call with credentials, and whose POST with the cookie is refused all the same."""
+        if not self._has_sessions or not self._session_layer.csrf:
+            return
+        allowed = {origin for policy in policies.values() if policy.credentials for origin in policy.origins}
+        missing = sorted(allowed - self._session_layer.trusted_origins)
+        if missing:
+            log.warning(
+                "cors lets pages of %s%s send credentials, but a POST of theirs with the session cookie is answered "
+                "403, as one of another site. List them in session_trusted_origins=[…], each by itself without '*.', "
+                "or leave credentials out of the policy",
+                ", ".join(map(repr, missing[:5])),
+                " and others" if len(missing) > 5 else "",
+            )
 
     def _check_keys(self, limits: Iterable[Limit], where: str) -> None:
         """See that there are sessions for the keys that need them."""

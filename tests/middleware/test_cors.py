@@ -619,3 +619,41 @@ async def test_a_policy_that_a_route_names_and_nobody_made_is_told_once(caplog: 
 async def test_policies_that_are_none_are_an_error_at_the_start(cors: Any) -> None:
     with pytest.raises(ConfigurationError, match="cors="):
         TrafficCop(cors=cors)
+
+
+OTHER = "https://other.example.com"
+UNTRUSTED: list[tuple[dict[str, CorsPolicy], dict[str, Any], list[str]]] = [
+    ({"app": CorsPolicy(origins=[APP, OTHER], credentials=True)}, {}, [APP, OTHER]),
+    ({"app": CorsPolicy(origins=[APP, OTHER], credentials=True)}, {"session_trusted_origins": [APP]}, [OTHER]),
+    ({"a": CorsPolicy(origins=APP, credentials=True, paths="/a"), "b": CorsPolicy(origins=OTHER)}, {}, [APP]),
+    ({"app": CorsPolicy(origins="https://*.example.com", credentials=True)}, {}, ["https://*.example.com"]),
+    ({"app": CorsPolicy(origins=[APP], credentials=True)}, {"session_trusted_origins": [APP]}, []),
+    ({"app": CorsPolicy(origins=[APP], credentials=True)}, {"session_csrf": False}, []),
+    ({"app": CorsPolicy(origins=[APP], credentials=True)}, {"session_secret": None}, []),
+    ({"app": CorsPolicy(origins="*")}, {}, []),
+]
+
+
+@pytest.mark.parametrize(("cors", "settings", "named"), UNTRUSTED)
+async def test_origins_whose_requests_with_the_cookie_are_refused_are_warned_of_once(
+    cors: dict[str, CorsPolicy], settings: dict[str, Any], named: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cop = TrafficCop(cors=cors, **{"session_secret": SECRET, **settings})
+    for _ in range(2):
+        cop.wrap(Starlette())
+    told = [record.getMessage() for record in caplog.records if "session_trusted_origins" in record.getMessage()]
+    assert len(told) == bool(named)
+    if named:
+        assert [origin for origin in (APP, OTHER, "https://*.example.com") if repr(origin) in told[0]] == named
+
+
+async def test_what_is_warned_of_is_refused_until_the_origin_is_trusted() -> None:
+    for trusted, expected in (((), 403), ((APP,), 200)):
+        app = shop({"shop": POLICY}, [], session_trusted_origins=trusted)
+        login = await send_through(app, asking("/login", origin="https://testserver"))
+        cookie = dict(login[0]["headers"])[b"set-cookie"].partition(b";")[0]
+        posting = asking("/private", method="POST")
+        posting["headers"].append((b"cookie", cookie))
+        sent = await send_through(app, posting)
+        assert status(sent) == expected
+        assert cors_fields(sent) == ALLOWING, "the page can read why"
