@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from traffic_cop_middleware.abstractions.gateway_routes import (
+    MOST_PREDICATES,
     GatewayRoute,
     canonical_host,
     canonical_path,
@@ -130,9 +131,9 @@ unicode = st.text(st.characters(exclude_categories=["Cs"]))
     pattern=st.sampled_from(["/", "/*", "/a/{id}/*", "/a%2Fb", "/caf\u00e9"]),
     methods=st.none() | st.sets(st.sampled_from(["GET", "PUT"]), min_size=1),
     hosts=st.sets(st.sampled_from(["a.example", "*.a.example", "[::1]"])),
-    headers=st.dictionaries(names, st.sampled_from(["*", "", "1", "\u00e9"])),
-    query=st.dictionaries(unicode.filter(bool), unicode),
-    session=st.dictionaries(unicode.filter(bool), scalars),
+    headers=st.dictionaries(names, st.sampled_from(["*", "", "1", "\u00e9"]), max_size=MOST_PREDICATES),
+    query=st.dictionaries(unicode.filter(bool), unicode, max_size=MOST_PREDICATES),
+    session=st.dictionaries(unicode.filter(bool), scalars, max_size=MOST_PREDICATES),
     weight=st.integers(0, 9),
     priority=st.integers(-3, 3),
 )

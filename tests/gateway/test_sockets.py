@@ -21,6 +21,7 @@ from tests.gateway.socket_servers import (
     until,
     websocket_server,
 )
+from tests.middleware.session_apps import SECRET
 from traffic_cop_middleware import TrafficCop
 
 pytestmark = pytest.mark.asyncio
@@ -147,7 +148,7 @@ async def test_the_upstream_chooses_the_subprotocol_and_sees_the_client_and_not_
         peer.send_frame(8, b"\x03\xe8")
 
     async with raw_server(serve) as url:
-        cop = TrafficCop()
+        cop = TrafficCop(session_secret=SECRET)
         cop.route("/chat/{room}/*", to=url, strip_prefix="/chat", request_headers={"X-Key": "k"}, identity=True)
         async with gateway(cop_app(cop)) as running:
             given = [
