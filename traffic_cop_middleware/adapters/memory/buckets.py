@@ -18,7 +18,6 @@ from traffic_cop_middleware.contracts import MICRO, SLACK, Guard, Take, Taken
 
 SWEPT_PER_NEW_KEY = 2
 LOOKED_AT_WHEN_CROWDED = 64
-MOST_COSTS = 64
 RELATIVE_SLACK = 1 + SLACK / 1000
 ROUNDING = 2.0**52
 """Added to a float and taken away again, it leaves the nearest whole number: the cheapest way to one."""
@@ -35,7 +34,6 @@ class MemoryBuckets:
         self._max_keys = max_keys
         self._keyspace = keyspace
         self._buckets: OrderedDict[str, list[float]] = OrderedDict()
-        self._from_full: dict[float, Taken] = {}
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -52,23 +50,12 @@ class MemoryBuckets:
                 stamp, debt, known_rate = bucket
                 if at >= stamp and rate == known_rate:
                     debt -= (at - stamp) * rate / MICRO
-                    if debt <= 0 and cost <= burst:
-                        bucket[0] = at
-                        bucket[1] = cost
-                        return self._from_full.get(cost) or self._first_from_full(cost)
-                    after = debt + cost
-                    if debt > 0 and after <= burst:
+                    after = debt + cost if debt > 0 else cost
+                    if after <= burst:
                         bucket[0] = at
                         bucket[1] = after
-                        return _new(Taken, (True, (ceil(after * MICRO),), True))
+                        return _new(Taken, (True, [ceil(after * MICRO)], True))
         return self._take(requests, at, guard_held=True)
-
-    def _first_from_full(self, cost: float) -> Taken:
-        """What comes of taking so many tokens from one full bucket; kept, for most buckets are full when asked."""
-        if len(self._from_full) >= MOST_COSTS:
-            self._from_full.clear()
-        taken = self._from_full[cost] = Taken(True, (ceil(cost * MICRO),))
-        return taken
 
     def _take(self, requests: Sequence[Take], at: float, *, guard_held: bool) -> Taken:
         find = self._buckets.get
