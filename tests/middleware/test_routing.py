@@ -519,3 +519,27 @@ async def test_routes_to_upstreams_on_trio_are_an_error_at_the_start() -> None:
     (answer,) = await asyncio.to_thread(starts_on_trio, cop)
     assert answer["type"] == "lifespan.startup.failed"
     assert "need asyncio" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("to", "settings"),
+    [
+        (THE_APP, {"strip_prefix": "/a"}),
+        (FixedResponse(204), {"response_headers": {"X-A": "1"}}),
+        (Redirect("/b"), {"max_body": 1}),
+        (own, {"mirror": "http://a"}),
+        (own, {"head_deadline": 1.0}),
+    ],
+)
+async def test_a_setting_that_means_nothing_for_a_destination_is_an_error(to: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="is for routes to upstreams"):
+        TrafficCop().route("/a/*", to=to, **settings)
+
+
+async def test_a_route_without_its_driver_is_not_put_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traffic_cop_middleware.composition.gateway.find_spec", lambda name: None)
+    cop = TrafficCop()
+    await ask(app_with(cop), http_scope("/own/x"))
+    with pytest.raises(MissingExtra, match="needs a driver"):
+        await cop.routes.put("/a", to="http://a")
+    assert await cop.routes.list() == []

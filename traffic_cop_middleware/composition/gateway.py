@@ -25,8 +25,7 @@ class Gateway:
     """
 
     def __init__(self, check: Callable[[GatewayRoute], None] = lambda route: None) -> None:
-        self.check = check
-        """Raises `ConfigurationError` for a route that needs what is not there."""
+        self._check = check
         self.table: GatewayTable = GatewayTable(())
         self.active = False
         """Whether there is any route."""
@@ -47,10 +46,24 @@ class Gateway:
         if route.name in self._own:
             raise ConfigurationError(f"cop.route: there is a route {route.name!r} already. Give each its own name=")
         self.check(route)
-        if isinstance(action_of(route).destination, Pool) and find_spec(DRIVER) is None:
-            raise MissingExtra(f"route {route.name!r} leads to an upstream and needs a driver: pip install '{EXTRA}'")
         self._own[route.name] = route
         self.change({route.name: route})
+
+    def check(self, route: GatewayRoute, *, running: bool = False) -> None:
+        """See that there is what a route needs; on the event loop too, where it is `running`.
+
+        Raises:
+            ConfigurationError: it needs a part that is not there, or asyncio.
+            MissingExtra: it leads to an upstream, and the driver is not installed.
+        """
+        self._check(route)
+        if isinstance(action_of(route).destination, Pool):
+            if find_spec(DRIVER) is None:
+                raise MissingExtra(
+                    f"route {route.name!r} leads to an upstream and needs a driver: pip install '{EXTRA}'"
+                )
+            if running:
+                _asyncio_loop()
 
     def change(self, puts: Mapping[str, GatewayRoute | None]) -> None:
         """Take over routes from records, all at once; where one is gone, the one that was added at start stands again.

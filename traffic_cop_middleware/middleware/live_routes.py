@@ -89,7 +89,7 @@ class LiveRoutes:
                 raise ConfigurationError(
                     f"cop.routes.change: {each!r} is no route: write [route('/billing/*', to='http://billing:8080')]"
                 )
-            self._gateway.check(each)
+            self._gateway.check(each, running=True)
             if each.name in values or each.name in names:
                 raise ConfigurationError(f"cop.routes.change: {each.name!r} stands in it twice: put or remove it once")
             values[each.name] = dumps(route_record(each))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
-from traffic_cop_middleware.abstractions.destinations import destination
+from traffic_cop_middleware.abstractions.destinations import FixedResponse, TheApp, destination
 from traffic_cop_middleware.abstractions.forwarding import ForwardedStyle
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, Scalar, gateway_route
 from traffic_cop_middleware.abstractions.route_policies import Action, Headers, RoutePolicy
@@ -78,10 +78,22 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
         policy = RoutePolicy(**given)
         found = gateway_route(name, pattern, to=None, **predicates)
         policy.check(found.pattern)
-        action = Action(destination(to, where), policy, _mirror(mirror), limits, cors)
+        found_to = destination(to, where)
+        _check_use(found_to, [*given, *(["mirror"] if mirror is not None else [])])
+        action = Action(found_to, policy, _mirror(mirror), limits, cors)
     except ConfigurationError as exc:
         raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
     return replace(found, to=action)
+
+
+def _check_use(to: object, settings: Iterable[str]) -> None:
+    """See that the settings mean something for a destination: an upstream has them all."""
+    if isinstance(to, Pool):
+        return
+    known = () if isinstance(to, (FixedResponse, TheApp)) else ("strip_prefix",)
+    for name in settings:
+        if name not in known:
+            raise ConfigurationError(f"{name}=… is for routes to upstreams, and to={to!r} is none. Leave it out")
 
 
 def _mirror(mirror: object) -> Pool | None:
