@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
@@ -267,10 +268,10 @@ class TrafficCop:
             raise ConfigurationError(f"cors={cors!r}: policies by name, {{'app': CorsPolicy(origins=[…])}}")
         self._cors = CorsPolicies(cors or {}, self._gateway, self._open, observers=self._observers)
         self._warn_of_untrusted(cors or {})
-        live = {
-            ROUTES: self._live_routes.live.heard,
-            LIMITS: self._live_limits.live.heard,
-            CORS: self._cors.live.heard,
+        live: dict[str, LiveTable[Any]] = {
+            ROUTES: self._live_routes.live,
+            LIMITS: self._live_limits.live,
+            CORS: self._cors.live,
         }
         self._parts = Parts(
             BackendSettings(
@@ -282,7 +283,7 @@ class TrafficCop:
             ),
             self._observers,
             sessions,
-            watched={kind: heard for kind, heard in live.items() if kind in self._kinds},
+            watched={kind: table for kind, table in live.items() if kind in self._kinds},
         )
         self._parts.also_start.append(self._gateway.start)
         self._parts.also_close.append(self._gateway.close)

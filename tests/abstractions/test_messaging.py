@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import anyio
 import pytest
 
-from traffic_cop_middleware.abstractions.live_table import LiveTable
+from traffic_cop_middleware.abstractions.live_table import SLICE, LiveTable
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
 from traffic_cop_middleware.adapters.memory.bus import MemoryBus
 from traffic_cop_middleware.adapters.memory.records import MemoryRecords
@@ -271,3 +272,33 @@ async def test_one_that_closed_hears_nothing_more() -> None:
     other.messaging.close()
     await one.messaging.publish(KIND, {"a": "2"})
     assert other.values == {}
+
+
+async def test_what_is_parsed_beforehand_is_not_parsed_again_and_gives_way_to_requests() -> None:
+    parsed: list[str] = []
+
+    def parse(name: str, value: Any) -> int:
+        parsed.append(name)
+        if value % 2:
+            raise ConfigurationError("odd")
+        return int(value) + 1
+
+    turns = 0
+
+    async def requests() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    table: LiveTable[int] = LiveTable(KIND, parse=parse, swap=lambda puts: None, emit=lambda *told: None)
+    changes = Changes(1, [Record(f"n{number}", 1, str(2 * number)) for number in range(10 * SLICE)], True)
+    others = asyncio.create_task(requests())
+    await table.ready(changes)
+    others.cancel()
+    table.heard(changes)
+    assert turns >= 9
+    assert len(parsed) == len(table.values) == 10 * SLICE
+    await table.ready(Changes(2, [Record("n1", 2, "3"), Record("n2", 2, None)], False))
+    table.heard(Changes(2, [Record("n1", 2, "3"), Record("n2", 2, None)], False))
+    assert (table.refused, table.values["n2"]) == ({"n1": "odd"}, 5)

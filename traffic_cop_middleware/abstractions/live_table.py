@@ -11,11 +11,17 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+import anyio
+import anyio.lowlevel
+
 from traffic_cop_middleware.abstractions.json_texts import loads
 from traffic_cop_middleware.contracts import Changes
 from traffic_cop_middleware.errors import ConfigurationError
 
 log = logging.getLogger("traffic_cop")
+
+SLICE = 50
+"""Records that are parsed before requests have their turn: some milliseconds."""
 
 T = TypeVar("T")
 
@@ -41,12 +47,30 @@ class LiveTable(Generic[T]):
         self._unusable: dict[str, str] = {}
         self._clashing: dict[str, str] = {}
         self._waiting: dict[str, T | None] = {}
+        self._parsed: dict[tuple[str, str], T | str] = {}
         self._begun = False
 
     @property
     def refused(self) -> Mapping[str, str]:
         """The records that can't be used, or not with the others, and the reason."""
         return {**self._clashing, **self._unusable}
+
+    async def ready(self, changes: Changes) -> None:
+        """Parse what will be heard, a slice at a time, so that requests go on meanwhile."""
+        parsed: dict[tuple[str, str], T | str] = {}
+        for at, (name, _, text) in enumerate(changes.records, 1):
+            if text is not None:
+                parsed[name, text] = self._read(name, text)
+            if at % SLICE == 0:
+                await anyio.lowlevel.checkpoint()
+        self._parsed = parsed
+
+    def _read(self, name: str, text: str) -> T | str:
+        """The value of a record, or why it can't be used."""
+        try:
+            return self._parse(name, loads(text))
+        except (TypeError, ValueError, ArithmeticError) as exc:
+            return str(exc)
 
     def heard(self, changes: Changes) -> None:
         """Take over what has changed."""
@@ -62,10 +86,12 @@ class LiveTable(Generic[T]):
                 if name in self.values:
                     puts[name] = None
                 continue
-            try:
-                puts[name] = self._parse(name, loads(text))
-            except (TypeError, ValueError, ArithmeticError) as exc:
-                self._unusable[name] = str(exc)
+            value = self._parsed.get((name, text)) or self._read(name, text)
+            if isinstance(value, str):
+                self._unusable[name] = value
+            else:
+                puts[name] = value
+        self._parsed = {}
         if not (self._unusable and self._begun):
             self._take_over(puts)
         for name, reason in self.refused.items():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
@@ -27,6 +27,7 @@ from traffic_cop_middleware.errors import ConfigurationError, RecordConflict, St
 log = logging.getLogger("traffic_cop")
 
 Heard = Callable[[Changes], None]
+Ready = Callable[[Changes], Awaitable[None]]
 TOPIC = "records"
 MOST_TURNS = 20
 """How often a change is tried anew, because somebody else's came between."""
@@ -35,11 +36,12 @@ MOST_TURNS = 20
 class Watched:
     """A kind that is watched, and how far it is known. `begun`: it was read; `due`: somebody is about to read it."""
 
-    __slots__ = ("begun", "due", "heard", "kind", "known", "reading", "version", "writing")
+    __slots__ = ("begun", "due", "heard", "kind", "known", "reading", "ready", "version", "writing")
 
-    def __init__(self, kind: str, heard: Heard) -> None:
+    def __init__(self, kind: str, heard: Heard, ready: Ready | None) -> None:
         self.kind = kind
         self.heard = heard
+        self.ready = ready
         self.version = 0
         self.known: dict[str, str] = {}
         self.reading = anyio.Lock()
@@ -48,9 +50,7 @@ class Watched:
         self.due = False
 
     def take(self, changes: Changes) -> None:
-        """Remember what was read, and pass it on; where all was read again, only what differs, for it may be much."""
-        if changes.whole and self.begun:
-            changes = self._differing(changes)
+        """Remember what was read, and pass it on."""
         for name, _, value in changes.records:
             if value is None:
                 self.known.pop(name, None)
@@ -60,7 +60,10 @@ class Watched:
         self.begun = True
         self.heard(changes)
 
-    def _differing(self, changes: Changes) -> Changes:
+    def news(self, changes: Changes) -> Changes:
+        """What of it is new: where all was read again, only what differs, for it may be much."""
+        if not (changes.whole and self.begun):
+            return changes
         gone = self.known.keys() - {record.name for record in changes.records}
         found = [record for record in changes.records if self.known.get(record.name) != record.value]
         return Changes(changes.version, [*(Record(name, changes.version, None) for name in gone), *found], False)
@@ -79,9 +82,12 @@ class MessagingAbstraction:
         self._unsubscribe: Callable[[], None] | None = None
         self._readings: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
 
-    def watch(self, kind: str, heard: Heard) -> None:
-        """Call `heard` with each change of a kind from now on; with all there is once it was read (`converge`)."""
-        self._watched[kind] = Watched(kind, heard)
+    def watch(self, kind: str, heard: Heard, *, ready: Ready | None = None) -> None:
+        """Call `heard` with each change of a kind from now on; with all there is once it was read (`converge`).
+
+        What a shared store gives is shown to `ready` first, which may take its time.
+        """
+        self._watched[kind] = Watched(kind, heard, ready)
         if self._unsubscribe is None and self._bus is not None:
             self._unsubscribe = self._bus.subscribe(TOPIC, self._told)
 
@@ -163,6 +169,9 @@ class MessagingAbstraction:
             if changes.version == 0 and watched.known:
                 await self._give_back(watched)
                 changes = await answered(self._records.read(watched.kind))
+            changes = watched.news(changes)
+            if watched.ready is not None and self._records.shared:
+                await watched.ready(changes)
             self._heard(watched, changes)
 
     @staticmethod
@@ -204,7 +213,7 @@ class MessagingAbstraction:
         if not self._records.shared:  # it answers at once, and there may be no event loop of asyncio's
             changes = self._records.read(watched.kind, since=watched.version)
             if isinstance(changes, Changes):
-                self._heard(watched, changes)
+                self._heard(watched, watched.news(changes))
         elif not watched.due:
             watched.due = True
             reading = asyncio.get_running_loop().create_task(self._read_later(watched))

@@ -19,6 +19,7 @@ import anyio
 from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import Heard, MessagingAbstraction
 from traffic_cop_middleware.abstractions.rate_limiting import OUTAGE_POLICIES, OnOutage, RateLimitAbstraction
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
@@ -118,7 +119,7 @@ class Opened:
         *,
         keys: SessionKeys | None,
         observers: Observers,
-        watched: Mapping[str, Heard],
+        watched: Mapping[str, LiveTable[Any]],
     ) -> None:
         self.backend = backend
         self.handle = handle
@@ -146,8 +147,9 @@ class Opened:
         self._messaging: MessagingAbstraction | None = None
         if watched and backend.records is not None:
             self._messaging = MessagingAbstraction(backend.records, backend.bus)
-            for kind, heard in watched.items():
-                self._messaging.watch(kind, partial(self._heard_of_limits, heard) if kind == LIMITS else heard)
+            for kind, table in watched.items():
+                heard = partial(self._heard_of_limits, table.heard) if kind == LIMITS else table.heard
+                self._messaging.watch(kind, heard, ready=table.ready)
 
     def records(self, part: str) -> MessagingAbstraction:
         """The records that all workers share.
@@ -253,7 +255,7 @@ class Parts:
         observers: Observers,
         sessions: SessionSettings | None = None,
         *,
-        watched: Mapping[str, Heard] | None = None,
+        watched: Mapping[str, LiveTable[Any]] | None = None,
     ) -> None:
         self._watched = watched or {}
         self._keys = sessions.keys() if sessions is not None else None
