@@ -1,0 +1,210 @@
+"""What one worker counts: the slot of 10 seconds that runs, those before it, and the sum since the worker began.
+
+Theory of operation. A request is counted once, into the figures of the running slot. When the slot is over (`turn`)
+they are put aside untouched, and `fold` adds them to their minute and to the sum; so whatever is long to do works on
+figures that no request writes to any more, and may run in a thread.
+
+Invariant: the sum, the slots put aside and the running slot together hold each request once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from traffic_cop_middleware.abstractions.metrics.families import counted_by
+from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name, decode, encode
+from traffic_cop_middleware.abstractions.metrics.series import OTHER_METHOD, OVERFLOW, Key, Series
+from traffic_cop_middleware.contracts import Event
+
+SLOT, MINUTE = 10, 60
+"""Seconds."""
+SLOTS_KEPT, MINUTES_KEPT = 12, 16
+MOST_SERIES = 1_000
+"""How many (route, method, status) one worker tells apart; the rest is one route."""
+MOST_ASIDE = 6
+"""Slots that are put aside before they are folded in any case, where nobody flushes."""
+
+
+class Recorder:
+    """Counts for one worker. `clock` gives seconds since the epoch."""
+
+    def __init__(self, *, clock: Callable[[], float], most_series: int = MOST_SERIES) -> None:
+        self.clock = clock
+        self.worker = secrets.token_hex(8)
+        """This worker's incarnation: under that name it writes."""
+        self.sequence = 0
+        """Counts what it has written."""
+        self.gauges: list[Callable[[], Mapping[Name, int]]] = []
+        """Those who know what is under way."""
+        self._pid = os.getpid()
+        self._most = most_series
+        self._lock = threading.RLock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.began = self.clock()
+        self.running = Figures()
+        """Of the running slot; replaced when it is over."""
+        self.fast: dict[tuple[int, str, int], Series] = {}
+        """Series of the running slot by endpoint's identity, method and status: what most requests need of it."""
+        self.slot = int(self.began // SLOT)
+        self.ends = float((self.slot + 1) * SLOT)
+        """When the running slot is over, by `clock`."""
+        self._set_due(self.began)
+        self._known: set[Key] = set()
+        self._aside: list[tuple[int, Figures]] = []
+        self._sum = Figures()
+        self.through = self.slot - 1
+        """The last slot that is in the sum."""
+        self._slots: dict[int, Figures] = {}
+        self._minutes: dict[int, Figures] = {}
+        self._encoded: tuple[int, bytes] | None = None
+        self.unsent: dict[str, None] = {}
+        """Slots and minutes that are over, by the names of their windows, which nobody has acknowledged yet."""
+
+    def forked(self) -> None:
+        """A process that was forked off counts for itself: what its parent has counted is the parent's."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.worker = secrets.token_hex(8)
+            self.sequence = 0
+            self._lock = threading.RLock()
+            self._begin()
+
+    # Counting
+
+    def turn(self, *, early: bool = False) -> None:
+        """Begin a new slot if the running one is over, or is to be. A clock that went back changes nothing."""
+        now = max(self.clock(), float(self.slot * SLOT))
+        if now < self.ends and not early:
+            return
+        self._aside.append((self.slot, self.running))
+        self.running = Figures()
+        self.fast.clear()
+        self.slot = int(now // SLOT)
+        self.ends = float((self.slot + 1) * SLOT)
+        self._set_due(now)
+        if len(self._aside) > MOST_ASIDE:
+            self.fold()
+
+    def _set_due(self, now: float) -> None:
+        # A request has read this clock anyway. One that a test gives says itself how late it is.
+        self.due = time.perf_counter() + self.ends - now if self.clock is time.time else 0.0
+        """When `turn` has something to do, by `time.perf_counter`; always under another clock than `time.time`."""
+
+    def series(self, key: Key, *, stream: bool = False) -> Series:
+        """The running slot's series of a key, or of what stands for all that are too many."""
+        of = self.running.streams if stream else self.running.requests
+        found = of.get(key)
+        if found is None:
+            if key not in self._known:
+                if len(self._known) >= self._most:
+                    key = (OVERFLOW, OTHER_METHOD, key[2] // 100 * 100)
+                else:
+                    self._known.add(key)
+            found = of.get(key)
+            if found is None:
+                found = of[key] = Series()
+        return found
+
+    def hear(self, event: Event) -> None:
+        """Count what another part tells."""
+        count = counted_by(event.kind)
+        if count is not None:
+            count(self.running, event.attributes)
+
+    # Keeping
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are slots that are over and not in the sum."""
+        return bool(self._aside)
+
+    def fold(self) -> None:
+        """Add the slots that are over to their minutes and to the sum. May run in a thread."""
+        with self._lock:
+            aside, self._aside = self._aside, []
+            for slot, figures in aside:
+                if slot in self._slots:  # it was ended early
+                    self._slots[slot].merge(figures)
+                else:
+                    self._slots[slot] = figures
+                self.unsent[f"10s:{slot}"] = None
+                minute = slot * SLOT // MINUTE
+                known = self._minutes.get(minute)
+                if known is None:
+                    known = self._minutes[minute] = Figures()
+                known.merge(figures)
+                self._sum.merge(figures, usage=False)
+                self.through = slot
+            now_minute = self.slot * SLOT // MINUTE
+            for minute in [minute for minute in self._minutes if minute < now_minute - MINUTES_KEPT]:
+                del self._minutes[minute]
+                self.unsent.pop(f"1m:{minute}", None)
+            for slot in [slot for slot in self._slots if slot < self.slot - SLOTS_KEPT]:
+                del self._slots[slot]
+                self.unsent.pop(f"10s:{slot}", None)
+            if aside:
+                first, last = aside[0][0] * SLOT // MINUTE, aside[-1][0] * SLOT // MINUTE
+                for minute in self._minutes:
+                    if first <= minute <= last:
+                        self.unsent[f"1m:{minute}"] = None
+
+    def total(self) -> tuple[int, bytes]:
+        """The sum as a blob, and the last slot that is in it. May run in a thread."""
+        with self._lock:
+            if self._encoded is None or self._encoded[0] != self.through:
+                self._encoded = (self.through, encode(self._sum.packed()))
+            return self._encoded
+
+    def now(self) -> list[Any]:
+        """What is not in the sum yet, packed: the running slot, and what is under way."""
+        self.running.gauges = self.under_way().gauges
+        return self.running.packed()
+
+    def under_way(self) -> Figures:
+        """What is under way, alone."""
+        figures = Figures()
+        for gauges in self.gauges:
+            for name, number in gauges().items():
+                figures.gauges[name] = figures.gauges.get(name, 0) + number
+        return figures
+
+    def windows(self) -> Mapping[str, bytes]:
+        """The windows that are over and not acknowledged, as blobs. May run in a thread.
+
+        A minute is among them after each of its slots.
+        """
+        with self._lock:
+            own = {name: self.own(name) for name in self.unsent}
+            return {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+
+    def sent(self, names: Mapping[str, bytes]) -> None:
+        """These windows were acknowledged."""
+        with self._lock:
+            for name in names:
+                self.unsent.pop(name, None)
+
+    def own(self, name: str) -> Figures | None:
+        """A window of this worker that is over, by its name."""
+        kind, _, number = name.partition(":")
+        with self._lock:
+            return (self._slots if kind == "10s" else self._minutes).get(int(number))
+
+    def reborn(self, total: bytes, now: bytes) -> None:
+        """Others have taken this worker for dead, and keep what it had written: count on without that, as another."""
+        with self._lock:
+            self.fold()
+            for blob in (total, now):
+                if blob:
+                    gone = Figures()
+                    gone.merge_packed(decode(blob))
+                    self._sum.merge(gone, sign=-1)
+            self._encoded = None
+            self.worker = secrets.token_hex(8)
+            self.sequence = 0

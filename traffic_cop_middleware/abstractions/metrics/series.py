@@ -1,0 +1,118 @@
+"""What is counted of the requests to one route with one method and one status."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
+
+Key = tuple[str, str, int]
+"""Route template, method, status."""
+
+UNMATCHED = "__unmatched__"
+OVERFLOW = "__overflow__"
+OTHER_METHOD = "_OTHER"
+MOST_PENDING = 256
+"""Requests of a series that are added up at once."""
+DISCONNECTED = 499
+"""The status of a request whose client left before the response had ended (as nginx logs it)."""
+
+
+class Exemplar(NamedTuple):
+    """A slow request: how long it took (seconds), its trace id, and when it ended (seconds since the epoch)."""
+
+    seconds: float
+    trace: str
+    time: float
+
+
+class Series:
+    """Requests of one key.
+
+    `duration` and `first_byte` are in seconds, `bytes_in` and `bytes_out` those of the bodies as they passed here.
+    `slow` has for each of the `BOUNDS` (and for what is above) the slowest request of late.
+    """
+
+    __slots__ = (
+        *("bytes_in", "bytes_out", "disconnects", "duration", "exceptions", "first_byte", "pending", "slow"),
+        "slowest",
+    )
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[float, float, int, int]] = []
+        """Requests that are not in the sums yet: duration, first byte (0: none), bytes in, bytes out."""
+        self.duration = Histogram()
+        self.first_byte = Histogram()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.exceptions = 0
+        self.disconnects = 0
+        self.slow: dict[int, Exemplar] = {}
+        self.slowest = 0.0
+
+    @property
+    def count(self) -> int:
+        return self.duration.count + len(self.pending)
+
+    def settle(self) -> None:
+        """Add up what is pending: many at once take a third of the time."""
+        pending = self.pending
+        if pending:
+            self.pending = []
+            seconds, first_byte, bytes_in, bytes_out = zip(*pending, strict=True)
+            self.duration.add_all(seconds)
+            self.first_byte.add_all([each for each in first_byte if each])
+            self.bytes_in += sum(bytes_in)
+            self.bytes_out += sum(bytes_out)
+
+    def note(self, exemplar: Exemplar) -> None:
+        """Remember a slow request."""
+        self.slowest = max(self.slowest, exemplar.seconds)
+        self.slow[bisect_left(BOUNDS, exemplar.seconds)] = exemplar
+
+    def merge(self, other: Series, *, sign: int = 1) -> None:
+        """Add what another one counted; with `sign=-1` take it away again."""
+        self.settle()
+        other.settle()
+        self.duration.merge(other.duration, sign=sign)
+        self.first_byte.merge(other.first_byte, sign=sign)
+        self.bytes_in += sign * other.bytes_in
+        self.bytes_out += sign * other.bytes_out
+        self.exceptions += sign * other.exceptions
+        self.disconnects += sign * other.disconnects
+        if sign == 1:
+            for exemplar in other.slow.values():
+                self._keep(exemplar)
+
+    def _keep(self, exemplar: Exemplar) -> None:
+        place = bisect_left(BOUNDS, exemplar.seconds)
+        known = self.slow.get(place)
+        if known is None or known.time < exemplar.time:
+            self.note(exemplar)
+
+    def packed(self) -> list[Any]:
+        """As JSON."""
+        self.settle()
+        return [
+            self.duration.packed(),
+            self.first_byte.packed(),
+            self.bytes_in,
+            self.bytes_out,
+            self.exceptions,
+            self.disconnects,
+            list(self.slow.values()),
+        ]
+
+    def merge_packed(self, packed: Sequence[Any]) -> None:
+        """Add one that `packed` wrote."""
+        duration, first_byte, bytes_in, bytes_out, exceptions, disconnects, slow = packed
+        self.duration.merge_packed(duration)
+        self.first_byte.merge_packed(first_byte)
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.exceptions += exceptions
+        self.disconnects += disconnects
+        for seconds, trace, time in slow:
+            self._keep(Exemplar(seconds, trace, time))

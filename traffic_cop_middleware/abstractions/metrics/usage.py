@@ -1,0 +1,71 @@
+"""Who used how much: by verified user, tenant, plan and API key. Never a label of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+KINDS = ("user", "tenant", "plan", "api_key")
+MOST = 2_000
+"""How many of a kind are told apart within one window; the rest is one."""
+REST = "__other__"
+
+
+class Used(NamedTuple):
+    """What one of them used: requests, those answered 5xx, those refused with 429, bytes of the bodies."""
+
+    requests: int = 0
+    errors: int = 0
+    refused: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Usage:
+    """The use of one window, by kind and name."""
+
+    __slots__ = ("kinds",)
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, dict[str, list[int]]] = {}
+
+    def add(self, kind: str, name: str, status: int, bytes_in: int, bytes_out: int) -> None:
+        """Count a request."""
+        used = self._of(kind, name)
+        used[0] += 1
+        if status >= 500:
+            used[1] += 1
+        elif status == 429:
+            used[2] += 1
+        used[3] += bytes_in
+        used[4] += bytes_out
+
+    def _of(self, kind: str, name: str) -> list[int]:
+        names = self.kinds.get(kind)
+        if names is None:
+            names = self.kinds[kind] = {}
+        used = names.get(name)
+        if used is None:
+            if len(names) >= MOST and name != REST:
+                return self._of(kind, REST)
+            used = names[name] = [0, 0, 0, 0, 0]
+        return used
+
+    def merge(self, kinds: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+        """Add what another window, or another worker, has in `kinds`."""
+        for kind, names in kinds.items():
+            for name, numbers in names.items():
+                used = self._of(kind, name)
+                for at, number in enumerate(numbers):
+                    used[at] += number
+
+    def table(self) -> Mapping[str, Mapping[str, Used]]:
+        """By kind, the ones with the most requests first."""
+        return {
+            kind: {name: Used(*names[name]) for name in sorted(names, key=lambda name: (-names[name][0], name))}
+            for kind, names in self.kinds.items()
+        }
+
+    def packed(self) -> Any:
+        """As JSON."""
+        return self.kinds
