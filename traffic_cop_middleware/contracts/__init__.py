@@ -4,6 +4,15 @@ from traffic_cop_middleware.contracts.backend import Backend, Opener
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.events import Event, Observer
+from traffic_cop_middleware.contracts.metrics import (
+    SEALED,
+    Flush,
+    Flushed,
+    MetricsRecord,
+    MetricsStore,
+    Totals,
+    WorkerTotal,
+)
 from traffic_cop_middleware.contracts.records import Changes, Record, RecordStore
 from traffic_cop_middleware.contracts.session_routes import SessionRoute, SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import (
@@ -19,12 +28,15 @@ from traffic_cop_middleware.contracts.tokens import ForeignTokens, TokenCodec
 
 __all__ = [
     "MICRO",
+    "SEALED",
     "SLACK",
     "Backend",
     "BucketStore",
     "Changes",
     "Created",
     "Event",
+    "Flush",
+    "Flushed",
     "ForeignTokens",
     "Guard",
     "Listed",
@@ -32,6 +44,8 @@ __all__ = [
     "Loaded",
     "Message",
     "MessageBus",
+    "MetricsRecord",
+    "MetricsStore",
     "Observer",
     "Opener",
     "Record",
@@ -45,4 +59,6 @@ __all__ = [
     "Take",
     "Taken",
     "TokenCodec",
+    "Totals",
+    "WorkerTotal",
 ]

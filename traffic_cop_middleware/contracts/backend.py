@@ -8,6 +8,7 @@ from typing import Protocol
 from traffic_cop_middleware.contracts.buckets import BucketStore
 from traffic_cop_middleware.contracts.bus import MessageBus
 from traffic_cop_middleware.contracts.events import Event
+from traffic_cop_middleware.contracts.metrics import MetricsStore
 from traffic_cop_middleware.contracts.records import RecordStore
 from traffic_cop_middleware.contracts.session_routes import SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import SessionStore
@@ -32,6 +33,9 @@ class Backend(Protocol):
 
     @property
     def records(self) -> RecordStore | None: ...
+
+    @property
+    def metrics(self) -> MetricsStore | None: ...
 
     @property
     def bus(self) -> MessageBus | None: ...

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from traffic_cop_middleware.adapters.memory.buckets import MemoryBuckets
 from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.adapters.memory.records import MemoryRecords
 from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
 from traffic_cop_middleware.adapters.memory.sessions import MemorySessions
@@ -46,6 +47,7 @@ class MemoryBackend:
         self.session_routes = MemorySessionRoutes(clock=clock)
         self.records = MemoryRecords(clock=self.wall_clock)
         self.bus = MemoryBus()
+        self.metrics = MemoryMetrics(clock=self.wall_clock)
 
     async def connect(self, *, patience: float = 1.0) -> None:
         """Nothing to reach."""

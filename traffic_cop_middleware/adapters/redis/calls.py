@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from traffic_cop_middleware.adapters.redis.link import Link
-from traffic_cop_middleware.adapters.redis.replies import NEVER, Answer
+from traffic_cop_middleware.adapters.redis.replies import NEVER, Answer, Arguments
 
 
 class ScriptCall(Answer):
@@ -23,9 +23,7 @@ class ScriptCall(Answer):
 
     __slots__ = ("_link", "_read", "_retried", "_script", "arguments")
 
-    def __init__(
-        self, script: Script, link: Link, arguments: Sequence[str | int | float], read: Callable[[Any], Any] | None
-    ) -> None:
+    def __init__(self, script: Script, link: Link, arguments: Arguments, read: Callable[[Any], Any] | None) -> None:
         super().__init__(link.loop.create_future(), link.gather(_nothing_more))
         self._script = script
         self._link = link
@@ -55,7 +53,7 @@ class Script:
         self,
         link: Link,
         keys: Sequence[str],
-        arguments: Sequence[str | int | float],
+        arguments: Arguments,
         read: Callable[[Any], Any] | None = None,
     ) -> asyncio.Future[Any]:
         """Run it; the future has the reply, or what `read` makes of it.

@@ -1,0 +1,110 @@
+"""What the workers in this process have counted: as a rule there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from traffic_cop_middleware.contracts import (
+    MICRO,
+    SEALED,
+    Flush,
+    Flushed,
+    MetricsRecord,
+    Totals,
+    WorkerTotal,
+)
+
+MOST_WINDOWS = 64
+"""How many windows are kept, the newest ones."""
+
+
+@dataclass(slots=True)
+class Written:
+    """A worker's last flush, and when it came."""
+
+    flush: Flush
+    total: bytes
+    at: float
+
+
+class MemoryMetrics:
+    """`MetricsStore` in this process. `clock` gives seconds since the epoch."""
+
+    shared = False
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._epoch = int(clock() * MICRO)
+        self._workers: dict[str, Written] = {}
+        self._retired: dict[str, tuple[bytes, bytes]] = {}
+        self._version = 0
+        self._record = b""
+        self._windows: dict[str, dict[str, bytes]] = {}
+        self._sealed: dict[str, tuple[int, bytes]] = {}
+
+    def flush(self, worker: str, flush: Flush) -> Flushed:
+        retired = self._retired.get(worker)
+        if retired is not None:
+            return Flushed(False, self._epoch, self._version, retired)
+        known = self._workers.get(worker)
+        if known is not None and known.flush.sequence >= flush.sequence:
+            return Flushed(True, self._epoch, self._version)
+        for name, part in flush.windows.items():
+            self._window(name)[worker] = part
+        if flush.total is None and (known is None or known.flush.through != flush.through):
+            return Flushed(False, self._epoch, self._version)
+        total = flush.total if flush.total is not None or known is None else known.total
+        self._workers[worker] = Written(flush, total or b"", self._clock())
+        return Flushed(True, self._epoch, self._version)
+
+    def _window(self, name: str) -> dict[str, bytes]:
+        found = self._windows.get(name)
+        if found is None:
+            while len(self._windows) >= MOST_WINDOWS:
+                oldest = next(iter(self._windows))
+                del self._windows[oldest]
+                self._sealed.pop(oldest, None)
+            found = self._windows[name] = {}
+        return found
+
+    def totals(self) -> Totals:
+        now = self._clock()
+        workers = {
+            name: WorkerTotal(
+                written.flush.sequence, now - written.at, written.flush.final, written.total, written.flush.now
+            )
+            for name, written in self._workers.items()
+        }
+        return Totals(workers, self.record(), now - self._epoch / MICRO)
+
+    def record(self) -> MetricsRecord:
+        return MetricsRecord(self._epoch, self._version, self._record)
+
+    def retire(self, at: MetricsRecord, value: bytes, workers: Mapping[str, int]) -> bool:
+        if (at.epoch, at.version) != (self._epoch, self._version):
+            return False
+        if any(
+            name not in self._workers or self._workers[name].flush.sequence != sequence
+            for name, sequence in workers.items()
+        ):
+            return False
+        for name in workers:
+            gone = self._workers.pop(name)
+            if not gone.flush.final:
+                self._retired[name] = (gone.total, gone.flush.now)
+        self._version += 1
+        self._record = value
+        return True
+
+    def windows(self, names: Sequence[str]) -> Sequence[Mapping[str, bytes]]:
+        found: list[Mapping[str, bytes]] = []
+        for name in names:
+            parts = self._windows.get(name, {})
+            workers, sealed = self._sealed.get(name, (0, b""))
+            found.append({SEALED: sealed} if workers and workers == len(parts) else dict(parts))
+        return found
+
+    def seal(self, name: str, value: bytes, workers: int) -> None:
+        if workers and workers == len(self._windows.get(name, ())):
+            self._sealed[name] = (workers, value)
