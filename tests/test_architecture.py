@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import traffic_cop_middleware
-from traffic_cop_middleware.cop import CopSettings, RateLimitKwargs, RoutingKwargs, SessionKwargs
+from traffic_cop_middleware.cop import CopSettings, MetricsKwargs, RateLimitKwargs, RoutingKwargs, SessionKwargs
 from traffic_cop_middleware.middleware.routes import RouteKwargs
 
-KWARGS = (CopSettings, RateLimitKwargs, SessionKwargs, RoutingKwargs, RouteKwargs)
+KWARGS = (CopSettings, MetricsKwargs, RateLimitKwargs, SessionKwargs, RoutingKwargs, RouteKwargs)
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "traffic_cop_middleware"
 

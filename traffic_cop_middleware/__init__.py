@@ -18,6 +18,7 @@ from traffic_cop_middleware.abstractions.sessions import Tokens
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
+    MetricsMiddleware,
     RateLimitMiddleware,
     RoutingMiddleware,
     SessionMiddleware,
@@ -75,6 +76,7 @@ __all__ = [
     "Key",
     "KeysUnavailable",
     "Limit",
+    "MetricsMiddleware",
     "MissingExtra",
     "NoRecord",
     "OrderError",

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
@@ -22,18 +23,22 @@ from traffic_cop_middleware.abstractions.session_management import SessionManage
 from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import LIMITS, BackendSettings, Opened, Parts
+from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
+from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, LIMITS, BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.contracts import Backend, Observer
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
+from traffic_cop_middleware.middleware.access_log import AccessLog
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
 from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
 from traffic_cop_middleware.middleware.cors import CorsLayer
 from traffic_cop_middleware.middleware.cors_policies import CORS, CorsPolicies
 from traffic_cop_middleware.middleware.csrf import Csrf, trusted_origins
+from traffic_cop_middleware.middleware.exposition import Exposition
 from traffic_cop_middleware.middleware.live_limits import LiveLimits
 from traffic_cop_middleware.middleware.live_routes import ROUTES, LiveRoutes
 from traffic_cop_middleware.middleware.marks import Limit, Marks, limits_of
+from traffic_cop_middleware.middleware.metrics import MetricsLayer
 from traffic_cop_middleware.middleware.plans import Planner
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
 from traffic_cop_middleware.middleware.refusals import OnRefusal
@@ -42,7 +47,7 @@ from traffic_cop_middleware.middleware.routes import Limits, RouteKwargs, route
 from traffic_cop_middleware.middleware.routing import RoutingLayer
 from traffic_cop_middleware.middleware.session_endpoints import endpoints
 from traffic_cop_middleware.middleware.sessions import SessionLayer, SessionLayerSettings
-from traffic_cop_middleware.middleware.stack import Stack
+from traffic_cop_middleware.middleware.stack import Stack, stacks_inside
 from traffic_cop_middleware.middleware.subtrees import Subtree
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("traffic_cop")
 
 DEFAULT_POLICY = SessionPolicy()
+DEFAULT_METRICS = MetricsSettings()
 
 
 class BackendKwargs(TypedDict, total=False):
@@ -92,6 +98,13 @@ class CopSettings(BackendKwargs, total=False):
     session_issuers: Sequence[Issuer]
     proxy_routes: Iterable[GatewayRoute]
     cors: Mapping[str, CorsPolicy]
+    metrics: bool
+    metrics_path: str | None
+    metrics_token: str | None
+    metrics_public: bool
+    metrics_interval: float
+    metrics_series: int
+    metrics_access_log: float
 
 
 class RateLimitKwargs(BackendKwargs, total=False):
@@ -130,6 +143,17 @@ class RoutingKwargs(BackendKwargs, total=False):
     """The kwargs of `RoutingMiddleware`: those of `TrafficCop` without `proxy_`."""
 
     routes: Required[Iterable[GatewayRoute]]
+
+
+class MetricsKwargs(BackendKwargs, total=False):
+    """The kwargs of `MetricsMiddleware`: those of `TrafficCop` without `metrics_`."""
+
+    path: str | None
+    token: str | None
+    public: bool
+    interval: float
+    series: int
+    access_log: float
 
 
 class TrafficCop:
@@ -171,6 +195,14 @@ class TrafficCop:
         session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
         proxy_routes: routes to other services (`route(…)`); `cop.route(…)` adds more.
         cors: CORS policies by name, for paths of the app and for routes that name one; `cop.cors` changes them.
+        metrics: whether requests are counted and timed, for `cop.analytics` and `metrics_path`.
+        metrics_path: where Prometheus reads them ("/metrics"); nowhere by default.
+        metrics_token: what it must send as `Authorization: Bearer …`; at least 16 characters.
+        metrics_public: whether anybody may read them, without a token.
+        metrics_interval: seconds between two writes of what this worker has counted; what a killed one may lose.
+        metrics_series: how many (route, method, status) a worker tells apart.
+        metrics_access_log: the share of the requests that is logged as JSON by the logger "traffic_cop.access", from 0
+            to 1 (True: all). Those that failed are logged in any case, unless it is 0.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -215,6 +247,13 @@ class TrafficCop:
         session_issuers: Sequence[Issuer] = (),
         proxy_routes: Iterable[GatewayRoute] = (),
         cors: Mapping[str, CorsPolicy] | None = None,
+        metrics: bool = False,
+        metrics_path: str | None = None,
+        metrics_token: str | None = None,
+        metrics_public: bool = False,
+        metrics_interval: float = DEFAULT_METRICS.interval,
+        metrics_series: int = DEFAULT_METRICS.series,
+        metrics_access_log: float = DEFAULT_METRICS.access_log,
         **unknown: Never,
     ) -> None:
         _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -284,6 +323,13 @@ class TrafficCop:
             self._observers,
             sessions,
             watched={kind: table for kind, table in live.items() if kind in self._kinds},
+            metrics=self._metrics_settings(
+                metrics,
+                MetricsSettings(interval=metrics_interval, series=metrics_series, access_log=metrics_access_log),
+                path=metrics_path,
+                token=metrics_token,
+                public=metrics_public,
+            ),
         )
         self._parts.also_start.append(self._gateway.start)
         self._parts.also_close.append(self._gateway.close)
@@ -302,6 +348,26 @@ class TrafficCop:
                 ", ".join(map(repr, missing[:5])),
                 " and others" if len(missing) > 5 else "",
             )
+
+    def _metrics_settings(
+        self, on: bool, settings: MetricsSettings, *, path: str | None, token: str | None, public: bool
+    ) -> MetricsSettings | None:
+        self._exposition: Exposition | None = None
+        if not isinstance(on, bool):
+            raise ConfigurationError(f"metrics={on!r} must be True or False")
+        if not on and (settings != DEFAULT_METRICS or (path, token, public) != (None, None, False)):
+            raise ConfigurationError("the settings metrics_… need metrics=True: nothing is counted without it")
+        if path is None and (token is not None or public):
+            raise ConfigurationError("metrics_token and metrics_public need metrics_path='/metrics'")
+        if path is not None:
+            self._exposition = Exposition(path, token=token, public=public, analytics=self._opened_analytics)
+        self._access_log = AccessLog(settings.access_log) if settings.access_log else None
+        return settings if on else None
+
+    async def _opened_analytics(self) -> AnalyticsAbstraction:
+        if self._parts.current() is None:
+            await self._parts.open(patience=FIRST_OPEN_PATIENCE)
+        return self.analytics
 
     def _check_keys(self, limits: Iterable[Limit], where: str) -> None:
         """See that there are sessions for the keys that need them."""
@@ -343,6 +409,17 @@ class TrafficCop:
             ConfigurationError: as in `sessions`.
         """
         return self._with_sessions("session_management").session_management
+
+    @property
+    def analytics(self) -> AnalyticsAbstraction:
+        """The traffic as all workers count it: `await cop.analytics.live()`. Open as `sessions` is.
+
+        Raises:
+            ConfigurationError: nothing is counted (`metrics=True`), or nothing is open on this event loop.
+        """
+        if self._parts.recorder is None:
+            raise ConfigurationError("cop.analytics: this cop counts nothing. Write TrafficCop(metrics=True)")
+        return self._open("analytics").analytics
 
     @property
     def routes(self) -> LiveRoutes:
@@ -467,6 +544,18 @@ class TrafficCop:
             app = SessionLayer(app, settings=self._session_layer, parts=self._parts)
         if layer == "traffic_cop":
             app = CorsLayer(app, policies=self._cors, observers=self._observers)
+        recorder = self._parts.recorder
+        if recorder is not None:
+            for inside in stacks_inside(app):  # a part of ours that stands alone tells its own observers
+                inside.observers.subscribe(recorder.hear)
+            app = MetricsLayer(
+                app,
+                recorder=recorder,
+                table=table,
+                gateway=self._gateway,
+                exposition=self._exposition,
+                access_log=self._access_log,
+            )
         return app
 
     def _limiter(self, app: ASGIApp, table: RouteTable, *, unrouted: ASGIApp) -> ASGIApp:
@@ -545,6 +634,10 @@ class _RoutesAlone(TrafficCop):
             )
 
 
+class _MetricsAlone(TrafficCop):
+    _kinds: frozenset[str] = frozenset()
+
+
 class RateLimitMiddleware(Stack):
     """The limits alone: `app.add_middleware(RateLimitMiddleware, limits="100/minute", backend="redis://…")`.
 
@@ -604,6 +697,25 @@ class RoutingMiddleware(Stack):
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
         _RoutesAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+
+
+class MetricsMiddleware(Stack):
+    """The metrics alone: `app.add_middleware(MetricsMiddleware, path="/metrics", token=os.environ["METRICS_TOKEN"])`.
+
+    Takes the kwargs of `TrafficCop` that concern metrics, without their prefix `metrics_`. Added last, so that it
+    stands outermost, it also counts what other parts of ours inside do.
+
+    Raises:
+        ConfigurationError: a setting can't be used; the message says what to write.
+    """
+
+    traffic_cop_layer = "metrics"
+
+    def __init__(self, app: ASGIApp, **settings: Unpack[MetricsKwargs]) -> None:
+        _refuse_unknown("MetricsMiddleware", MetricsKwargs.__annotations__, settings)
+        shared = BackendKwargs.__annotations__
+        prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
+        _MetricsAlone(metrics=True, **prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
 def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.session import Session
-from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
+from traffic_cop_middleware.abstractions.sessions import Owner, SessionAbstraction
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.contracts import Loaded, SessionKey
 from traffic_cop_middleware.errors import StoreError
@@ -44,6 +44,11 @@ class RequestSession(Session):
         if self.verified is not None:
             return self.verified.key.id
         return self._identity.key.id if self._identity is not None else ""
+
+    @property
+    def standing(self) -> Owner | None:
+        """Whose session it is by its record, as far as that has come; looking here is no use of the session."""
+        return None if self.unsettled or self._identity is None else self._identity.owner
 
     def expect(self, verified: Verified, asked: Loaded | Awaitable[Loaded | None] | None) -> None:
         """Somebody who is `verified` has this session if it stands, which the store was `asked`."""

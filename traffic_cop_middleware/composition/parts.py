@@ -16,16 +16,19 @@ from typing import Any
 
 import anyio
 
+from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import Heard, MessagingAbstraction
+from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.rate_limiting import OUTAGE_POLICIES, OnOutage, RateLimitAbstraction
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.sessions import TOPIC, SessionAbstraction
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
+from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
 from traffic_cop_middleware.contracts import Backend, Changes, Message
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
@@ -106,8 +109,18 @@ class Opened:
     """What runs while a stack is open, on one event loop (`loop` is `None` where it does not matter which)."""
 
     __slots__ = (
-        *("_converging", "_has_sessions", "_messaging", "_unsubscribe", "backend", "handle", "loop", "rate_limits"),
-        *("session_management", "sessions"),
+        *(
+            "_converging",
+            "_flushing",
+            "_has_analytics",
+            "_has_sessions",
+            "_messaging",
+            "_unsubscribe",
+            "analytics",
+            "backend",
+            "handle",
+        ),
+        *("loop", "rate_limits", "session_management", "sessions"),
     )
 
     def __init__(
@@ -120,6 +133,7 @@ class Opened:
         keys: SessionKeys | None,
         observers: Observers,
         watched: Mapping[str, LiveTable[Any]],
+        analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
     ) -> None:
         self.backend = backend
         self.handle = handle
@@ -144,6 +158,11 @@ class Opened:
             backend.bus.subscribe(RESETS, self._filled_up) if LIMITS in watched and backend.bus else None
         )
         self._converging: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self.analytics: AnalyticsAbstraction  # only where requests are counted
+        self._has_analytics = analytics is not None
+        if analytics is not None:
+            self.analytics = analytics(backend)
         self._messaging: MessagingAbstraction | None = None
         if watched and backend.records is not None:
             self._messaging = MessagingAbstraction(backend.records, backend.bus)
@@ -165,7 +184,9 @@ class Opened:
         return self._messaging
 
     async def begin(self) -> None:
-        """Read the records, and go on doing so where other workers change them."""
+        """Read the records, and go on doing so where other workers change them; write what is counted."""
+        if self._has_analytics and self.backend.metrics is not None and self.backend.metrics.shared:
+            self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
         messaging, store = self._messaging, self.backend.records
         if messaging is None or store is None:
             return
@@ -217,10 +238,14 @@ class Opened:
     async def close(self) -> None:
         """Listen no longer to other workers, and let go of the backend."""
         self.listen_no_more()
-        converging, self._converging = self._converging, None
-        if converging is not None:
-            converging.cancel()
-            await asyncio.wait([converging])
+        background = [task for task in (self._converging, self._flushing) if task is not None]
+        self._converging = self._flushing = None
+        for task in background:
+            task.cancel()
+        if background:
+            await asyncio.wait(background)
+        if self._has_analytics:
+            await self.analytics.end()
         if self.handle is not None:
             await self.handle.close()
 
@@ -256,7 +281,15 @@ class Parts:
         sessions: SessionSettings | None = None,
         *,
         watched: Mapping[str, LiveTable[Any]] | None = None,
+        metrics: MetricsSettings | None = None,
     ) -> None:
+        self._metrics = metrics
+        self.recorder: Recorder | None = None
+        """What this worker counts; only where it does."""
+        if metrics is not None:
+            clock = getattr(settings.backend, "wall_clock", time.time)
+            self.recorder = Recorder(clock=clock, most_series=metrics.series)
+            observers.subscribe(self.recorder.hear)
         self._watched = watched or {}
         self._keys = sessions.keys() if sessions is not None else None
         self.settings = settings
@@ -280,8 +313,8 @@ class Parts:
 
     @property
     def watches(self) -> bool:
-        """Whether there are records to go by."""
-        return bool(self._watched)
+        """Whether there are records to go by, or counters to be read by others."""
+        return bool(self._watched) or self._metrics is not None
 
     def _handle(self, loop: object) -> BackendHandle:
         settings = self.settings
@@ -336,8 +369,22 @@ class Parts:
 
     def _opened(self, backend: Backend, handle: BackendHandle | None, loop: object) -> Opened:
         return Opened(
-            self.settings, backend, handle, loop, keys=self._keys, observers=self.observers, watched=self._watched
+            self.settings,
+            backend,
+            handle,
+            loop,
+            keys=self._keys,
+            observers=self.observers,
+            watched=self._watched,
+            analytics=self._analytics if self._metrics is not None else None,
         )
+
+    def _analytics(self, backend: Backend) -> AnalyticsAbstraction:
+        if self._metrics is None or self.recorder is None or backend.metrics is None:
+            raise ConfigurationError(
+                f"backend {backend.name} keeps no metrics. Use memory:// or redis://, or leave out metrics=True"
+            )
+        return AnalyticsAbstraction(backend.metrics, self.recorder, interval=self._metrics.interval)
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` of its event loop closes.

@@ -31,8 +31,11 @@ class TrafficContext:
 
     __slots__ = (
         *("_client", "_client_address", "_headers", "_request_id", "_traceparent"),
-        *("decision", "gateway_routes", "peer", "route", "session"),
+        *("api_key", "decision", "gateway_routes", "peer", "route", "session"),
     )
+
+    api_key: str
+    """Whose API key came with the request, set only where a limit's key has verified that."""
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.

@@ -168,9 +168,11 @@ class ByApiKey(Key):
         owner = verify(given)
         if inspect.isawaitable(owner):
             owner = await owner
-        if isinstance(owner, str) and owner:
-            return subject_of("api_key", owner)
-        return f"api_key:{digest(given)}" if owner else by_ip.subject(context, scope)
+        if not owner:
+            return by_ip.subject(context, scope)
+        subject = subject_of("api_key", owner) if isinstance(owner, str) else f"api_key:{digest(given)}"
+        context.api_key = subject.removeprefix("api_key:")
+        return subject
 
 
 class ByIpBesideApiKey(ByIp):

@@ -15,16 +15,22 @@ from traffic_cop_middleware.errors import OrderError
 
 log = logging.getLogger("traffic_cop")
 
-ORDER = ("traffic_cop", "session", "rate_limit", "routing")
+ORDER = ("traffic_cop", "metrics", "session", "rate_limit", "routing")
 """`traffic_cop` is the whole stack; the others are parts that also stand alone."""
 
 NAMES = {
     "traffic_cop": "TrafficCop",
+    "metrics": "MetricsMiddleware",
     "session": "SessionMiddleware",
     "rate_limit": "RateLimitMiddleware",
     "routing": "RoutingMiddleware",
 }
-SETTINGS = {"session": "session_secret=…", "rate_limit": "limits=…", "routing": "proxy_routes=…"}
+SETTINGS = {
+    "metrics": "metrics=True",
+    "session": "session_secret=…",
+    "rate_limit": "limits=…",
+    "routing": "proxy_routes=…",
+}
 
 
 def middlewares_inside(app: Any) -> Iterator[type]:

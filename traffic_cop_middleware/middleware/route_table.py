@@ -223,6 +223,15 @@ class RouteTable:
             self._memo.clear()
         self._memo.setdefault(scope["path"], {})[scope.get("method")] = matched
 
+    def templates(self) -> Mapping[int, str]:
+        """The template of each endpoint to which only one leads, by its identity; empty for one of several."""
+        if not self._built:
+            self._read(strict=self._strict)
+        found: dict[int, str] = {}
+        for template, _, endpoint in self._routes:
+            found[endpoint] = template if found.get(endpoint, template) == template else ""
+        return found
+
     def path(self, scope: Scope) -> str:
         """The request's path below the app's root path: as its routes see it."""
         root = self._level.root_path if self._level is not None else ""

@@ -47,6 +47,7 @@ class RoutingLayer:
         if not candidates:
             return self.app(scope, receive, send)
         route = choose(candidates, context.session)
+        context.gateway_routes = () if route is None else (route,)
         if route is None:
             return self.app(scope, receive, send)
         action = action_of(route)

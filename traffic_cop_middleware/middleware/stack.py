@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.middleware.client_address import ClientAddress
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
@@ -61,6 +62,11 @@ class Stack:
     def settles_sessions(self) -> bool:
         """Whether a session's record that a part right outside asked for is waited for in here."""
         return getattr(self._layers, "settles_sessions", False)
+
+    @property
+    def observers(self) -> Observers:
+        """Those who hear of this part's events."""
+        return self._parts.observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]

@@ -1,0 +1,333 @@
+"""The traffic of all workers: each writes what it has counted now and then, and whoever asks reads all of it.
+
+What a worker writes is absolute (`contracts/metrics.py`), so a write that failed is made good by the next one, and
+nothing counts twice. Workers that ended are added up in one record; one that was only thought to be gone takes its sums
+off when it comes back. Whatever is long to do runs in a thread, and no request waits for any of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.metrics import families
+from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
+from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
+from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
+from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.contracts import Flush, MetricsRecord, MetricsStore, Totals, WorkerTotal
+from traffic_cop_middleware.errors import StoreError, StoreUnavailable
+
+log = logging.getLogger("traffic_cop")
+T = TypeVar("T")
+
+SILENT = 600.0
+"""Seconds after which a worker that writes nothing is taken for dead."""
+SETTLED = 2 * MINUTE
+"""Seconds after its end from which on a window is as it will stay."""
+RETIRE_PERIOD = 60.0
+"""Seconds between two looks for workers that are gone, over all workers together."""
+MOST_KEPT = 32
+"""Settled windows that are kept, so that they are read once."""
+MOST_TURNS = 5
+SHORTEST = 0.001
+"""Seconds that counters are old at least, for rates."""
+MOST_INLINE = 100
+"""Series that are written without a thread: that takes about a millisecond."""
+YIELD = 0.0
+"""Seconds that a thread sleeps between two blobs: none, but the event loop gets its turn."""
+
+
+class Counted(NamedTuple):
+    """What all workers have counted since the counters began, and how many of them are alive."""
+
+    figures: Figures
+    workers: int
+    complete: bool
+
+
+class AnalyticsAbstraction:
+    """What the traffic does: `await cop.analytics.live()`.
+
+    `interval` is how often this worker writes what it has counted (seconds).
+    """
+
+    def __init__(self, store: MetricsStore, recorder: Recorder, *, interval: float) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._interval = interval
+        self._flushing = anyio.Lock()
+        self._acknowledged = -1
+        self._record: MetricsRecord | None = None
+        self._heal_until = 0.0
+        self._kept: dict[str, Figures] = {}
+        self._workers = 1
+        # One of its own: the app's may all be busy with its endpoints.
+        self._threads = anyio.CapacityLimiter(1)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+    # Reading
+
+    async def live(self) -> Live:
+        """The traffic of the last 10 seconds, minute and 15 minutes, over all workers.
+
+        By route, status, upstream and limit: rates, quantiles, errors, bytes, who used how much. Each period ends now
+        and begins with a whole 10 seconds, so it is up to 10 seconds longer than its name (`seconds`). It flushes this
+        worker and reads the others': some round trips. While the store is away it tells of this worker alone.
+        """
+        recorder = self._recorder
+        try:
+            await self._flush(final=False)
+            slots, minutes = _windows_at(recorder.slot)
+            windows = await self._windows([*slots, *minutes])
+            totals = await answered(self._store.totals())
+        except StoreError:
+            recorder.turn()
+            slots, minutes = _windows_at(recorder.slot)
+            running = Figures()
+            running.merge(recorder.running)  # a copy: requests go on writing to it
+            windows = await self._in_thread(partial(self._own_windows, [*minutes, *slots], running))
+            under_way, workers, complete, age = recorder.under_way(), 1, False, 0.0
+        else:
+            under_way = await self._in_thread(partial(self._under_way, totals))
+            workers, complete = self._alive(totals), True
+            age = totals.age if self._store.shared else 0.0
+        age = max(age, recorder.clock() - recorder.began, SHORTEST)
+        elapsed = recorder.clock() - recorder.slot * SLOT
+
+        def periods() -> tuple[Period, Period, Period]:
+            def period(names: Sequence[str], seconds: float) -> Period:
+                figures = Figures()
+                for name in names:
+                    figures.merge(windows[name])
+                return period_of(figures, min(seconds, age))
+
+            in_minute = recorder.slot % (MINUTE // SLOT)
+            return (
+                period(slots[-2:], SLOT + elapsed),
+                period(slots[-7:], MINUTE + elapsed),
+                period([*minutes, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
+            )
+
+        ten, one, fifteen = await self._in_thread(periods)
+        return Live(
+            last_10_seconds=ten,
+            last_minute=one,
+            last_15_minutes=fifteen,
+            workers=workers,
+            complete=complete,
+            in_flight=gauges_of(under_way, families.IN_FLIGHT),
+            sockets_open=gauges_of(under_way, families.SOCKETS_OPEN),
+        )
+
+    async def totals(self) -> Counted:
+        """All that was counted since the counters began, over all workers, and what is under way.
+
+        No counter of it ever falls. Some round trips.
+
+        Raises:
+            StoreUnavailable: the store is away; or it has lost everything a moment ago, and not all workers have
+                written again.
+        """
+        await self._flush(final=False)
+        totals = await answered(self._store.totals())
+        if time.monotonic() < self._heal_until:
+            raise StoreUnavailable("the store has lost its counters, and the workers are writing them again")
+        await self._retire(totals)
+        figures = await self._in_thread(partial(self._summed, totals))
+        return Counted(figures, self._alive(totals), self._store.shared)
+
+    def _alive(self, totals: Totals) -> int:
+        self._workers = max(1, sum(not each.final and each.age < self._fresh for each in totals.workers.values()))
+        return self._workers
+
+    @property
+    def _fresh(self) -> float:
+        """Seconds since its last write for which a worker is alive."""
+        return max(10.0, 3 * self._interval)
+
+    def _summed(self, totals: Totals) -> Figures:
+        figures = Figures()
+        gone = read(totals.record.value, totals.record.epoch)
+        if gone.figures:
+            figures.merge_packed(decode(gone.figures))
+        for each in totals.workers.values():
+            for blob, gauges in ((each.total, False), (each.now, not each.final and each.age < self._fresh)):
+                if blob:
+                    _merge(figures, blob, gauges=gauges)
+        return figures
+
+    def _under_way(self, totals: Totals) -> Figures:
+        figures = Figures()
+        for each in totals.workers.values():
+            if each.now and not each.final and each.age < self._fresh:
+                _merge(figures, each.now, gauges=True)
+        return figures
+
+    async def _windows(self, names: Sequence[str]) -> Mapping[str, Figures]:
+        """Windows over all workers; those that are settled are read once, and kept."""
+        wanted = [name for name in names if name not in self._kept]
+        parts = await answered(self._store.windows(wanted))
+        read_now = await self._in_thread(partial(_merged_windows, dict(zip(wanted, parts, strict=True))))
+        slot = self._recorder.slot
+        for name, part in zip(wanted, parts, strict=True):
+            if _end_of(name) <= slot * SLOT - SETTLED:
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[name] = read_now[name]
+                if len(part) > 1:
+                    blob = await self._in_thread(_encoded, read_now[name])
+                    await answered(self._store.seal(name, blob, len(part)))
+        return {name: read_now[name] if name in read_now else self._kept[name] for name in names}
+
+    def _own_windows(self, names: Sequence[str], running: Figures) -> Mapping[str, Figures]:
+        recorder = self._recorder
+        recorder.fold()
+        found = {name: recorder.own(name) or Figures() for name in names}
+        found[names[-1]] = running
+        return found
+
+    # Writing
+
+    async def flush(self) -> None:
+        """Write what this worker has counted, so that the others can read it. One round trip, or two.
+
+        It is written by itself at every interval, and at the end.
+
+        Raises:
+            StoreUnavailable: the store is away; what was counted is kept, and written later.
+        """
+        await self._flush(final=False)
+
+    async def end(self) -> None:
+        """Write all there is, for the last time. A store that is away is let be."""
+        try:
+            await self._flush(final=True)
+        except StoreError as exc:
+            log.warning("what this worker has counted since its last flush is lost: %s", exc)
+
+    async def keep_flushing(self) -> None:
+        """Write at every interval, until cancelled."""
+        while True:
+            await anyio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
+            try:
+                await self._flush(final=False)
+                if random.random() * RETIRE_PERIOD * self._workers < self._interval:  # noqa: S311 - by turns
+                    totals = await answered(self._store.totals())
+                    self._alive(totals)
+                    await self._retire(totals)
+            except StoreError as exc:  # the store has told of its loss; the next time will do
+                log.debug("not flushed: %s", exc)
+
+    async def _flush(self, *, final: bool) -> None:
+        recorder = self._recorder
+        async with self._flushing:
+            recorder.forked()
+            whole = False
+            for _ in range(MOST_TURNS):
+                recorder.turn(early=final)
+                while recorder.behind:
+                    await self._in_thread(recorder.fold)
+                    recorder.turn()
+                # Nothing else runs from here to the end of `now`, so that the sum and what came after it fit together.
+                through, slot, now = recorder.through, recorder.slot, recorder.now()
+                whole = whole or through != self._acknowledged
+                blobs = partial(_blobs, recorder, now, whole=whole)
+                long = whole or recorder.unsent or len(now[1]) > MOST_INLINE
+                counted_through, total, windows, after = await self._in_thread(blobs) if long else blobs()
+                if counted_through != through:
+                    continue  # a slot was over meanwhile
+                recorder.sequence += 1
+                flush = Flush(recorder.sequence, through, total, after, {f"10s:{slot}": after, **windows}, final)
+                flushed = await answered(self._store.flush(recorder.worker, flush))
+                if flushed.retired is not None:
+                    await self._in_thread(recorder.reborn, *flushed.retired)
+                elif flushed.accepted:
+                    self._acknowledged = through
+                    recorder.sent(windows)
+                    await self._learn(flushed.epoch, flushed.version)
+                    return
+                whole = True
+            raise StoreError("what was counted can't be written: the store wants it whole again and again")
+
+    # Workers that are gone
+
+    async def _learn(self, epoch: int, version: int) -> None:
+        """Know the record as it stands, and bring back one that the store has lost."""
+        known = self._record
+        if known is not None and (known.epoch, known.version) == (epoch, version):
+            return
+        found = await answered(self._store.record())
+        if known is not None and known.epoch != found.epoch:
+            self._heal_until = time.monotonic() + self._fresh
+            whole = await self._in_thread(
+                lambda: united(read(found.value, found.epoch), read(known.value, known.epoch))
+            )
+            if whole is not None:
+                if not await answered(self._store.retire(found, whole.text(), {})):
+                    return  # another was faster: the next flush looks again
+                found = MetricsRecord(found.epoch, found.version + 1, whole.text())
+        self._record = found
+
+    async def _retire(self, totals: Totals) -> None:
+        """Add the workers that are gone to the record."""
+        gone = {
+            name: each
+            for name, each in totals.workers.items()
+            if (each.final or each.age > SILENT) and name != self._recorder.worker
+        }
+        if gone:
+            value = await self._in_thread(partial(_retired, totals.record, gone))
+            await answered(
+                self._store.retire(totals.record, value.text(), {name: each.sequence for name, each in gone.items()})
+            )
+
+
+def _blobs(recorder: Recorder, now: list[Any], *, whole: bool) -> tuple[int, bytes | None, Mapping[str, bytes], bytes]:
+    through, total = recorder.total() if whole else (recorder.through, None)
+    return through, total, recorder.windows(), encode(now)
+
+
+def _retired(record: MetricsRecord, gone: Mapping[str, WorkerTotal]) -> Gone:
+    blobs = [blob for each in gone.values() for blob in (each.total, each.now) if blob]
+    return with_workers(read(record.value, record.epoch), blobs)
+
+
+def _merge(figures: Figures, blob: bytes, *, gauges: bool = False) -> None:
+    figures.merge_packed(decode(blob), gauges=gauges)
+    time.sleep(YIELD)
+
+
+def _encoded(figures: Figures) -> bytes:
+    return encode(figures.packed())
+
+
+def _merged_windows(windows: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, Figures]:
+    found = {}
+    for name, parts in windows.items():
+        figures = found[name] = Figures()
+        for blob in parts.values():
+            _merge(figures, blob)
+    return found
+
+
+def _windows_at(slot: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The windows that make 15 minutes: the slots of this minute and the one before, and 14 minutes before these."""
+    minute = slot * SLOT // MINUTE
+    slots = [f"10s:{each}" for each in range((minute - 1) * MINUTE // SLOT, slot + 1)]
+    return slots, [f"1m:{each}" for each in range(minute - 15, minute - 1)]
+
+
+def _end_of(name: str) -> float:
+    kind, _, number = name.partition(":")
+    return (int(number) + 1) * (SLOT if kind == "10s" else MINUTE)
