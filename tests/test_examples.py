@@ -83,3 +83,16 @@ class TestCustomBackend(BucketStoreContract):
         link = buckets.connect()
         link.execute("insert or replace into guards values (?, ?)", (key, value if isinstance(value, int) else 0))
         link.close()
+
+
+def test_metrics_tells_of_the_last_minute_and_asks_prometheus_for_the_token() -> None:
+    metrics = importlib.import_module("examples.metrics")
+    with TestClient(metrics.app) as client:
+        for number in range(5):
+            assert client.get(f"/items/{number}").status_code == 200
+        told = client.get("/status").json()
+        assert set(told["p95_by_route"]) == {"/items/{item}"}
+        assert told["workers"] == 1
+        assert client.get("/metrics").status_code == 401
+        text = client.get("/metrics", headers={"Authorization": "Bearer a-token-that-nobody-guesses"}).text
+        assert 'http_route="/items/{item}",http_response_status_code="200"} 5' in text

@@ -1,0 +1,321 @@
+"""What counting costs, and what reading the counts costs, beside the peers.
+
+    python benchmarks/metrics.py                # all of it: some minutes
+    python benchmarks/metrics.py --only cost    # or "read"
+
+**cost**: microseconds of CPU that each middleware adds to a request, in one process and one event loop without a
+server: the app is called with a scope, its response is dropped. All variants take turns in short rounds, and what is
+kept of a round is each one's difference to the bare app. Told is the median of the quietest quarter of the rounds
+(which took the least in all), since another load on the machine makes every microsecond longer; and that of all.
+Starlette: one route. FastAPI: twenty routes in two included routers.
+
+**read**: 400 workers with 50 series each. Ours: their blobs from a Redis of its own, added up off the loop, and how
+late the event loop was meanwhile; then the text for 300 series. prometheus_client: its multiprocess mode over the files
+of 400 processes with the same counters and histograms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness import HERE, RedisServer, environment, one_at_a_time
+
+ROUNDS, REQUESTS = 120, 100
+WORKERS, SERIES, SHOWN = 400, 50, 300
+PATHS = {"starlette": "/search", "fastapi": "/part1/thing7/42"}
+
+
+# Cost
+
+
+def bare_app(framework: str) -> Any:
+    if framework == "starlette":
+        from starlette.applications import Starlette
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
+
+        async def search(request: Any) -> Any:
+            return JSONResponse({"ok": True})
+
+        return Starlette(routes=[Route("/search", search)])
+    from fastapi import APIRouter, FastAPI
+
+    app = FastAPI()
+    for part in range(2):
+        router = APIRouter(prefix=f"/part{part}")
+        for number in range(10):
+
+            @router.get(f"/thing{number}/{{thing_id}}")
+            async def thing(thing_id: int) -> dict[str, bool]:
+                return {"ok": True}
+
+        app.include_router(router)
+    return app
+
+
+def ours(framework: str) -> Any:
+    from traffic_cop_middleware import MetricsMiddleware
+
+    app = bare_app(framework)
+    app.add_middleware(MetricsMiddleware)
+    return app
+
+
+def instrumentator(framework: str) -> Any:
+    from prometheus_client import CollectorRegistry
+    from prometheus_fastapi_instrumentator import Instrumentator
+
+    app = bare_app(framework)
+    Instrumentator(registry=CollectorRegistry()).instrument(app)
+    return app
+
+
+def exporter(framework: str) -> Any:
+    from starlette_exporter import PrometheusMiddleware
+
+    app = bare_app(framework)
+    app.add_middleware(PrometheusMiddleware, prefix=f"bench_{framework}")
+    return app
+
+
+def opentelemetry(framework: str) -> Any:
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.trace import NoOpTracerProvider
+
+    app = bare_app(framework)
+    provider = MeterProvider(metric_readers=[InMemoryMetricReader()])
+    app.add_middleware(OpenTelemetryMiddleware, meter_provider=provider, tracer_provider=NoOpTracerProvider())
+    return app
+
+
+VARIANTS: dict[str, Callable[[str], Any]] = {
+    "bare": bare_app,
+    "traffic cop": ours,
+    "prometheus-fastapi-instrumentator": instrumentator,
+    "starlette_exporter": exporter,
+    "opentelemetry-instrumentation-asgi": opentelemetry,
+}
+
+
+def scope_of(framework: str) -> dict[str, Any]:
+    path = PATHS[framework]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 80),
+    }
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(_message: Any) -> None:
+    return
+
+
+async def cpu(app: Any, framework: str, requests: int) -> float:
+    """Microseconds of CPU per request."""
+    scopes = [scope_of(framework) for _ in range(requests)]
+    start = time.process_time()
+    for scope in scopes:
+        await app(scope, receive, send)
+    return (time.process_time() - start) / requests * 1e6
+
+
+async def cost(framework: str) -> dict[str, float]:
+    apps = {name: make(framework) for name, make in VARIANTS.items()}
+    for app in apps.values():
+        await cpu(app, framework, REQUESTS)
+    rounds = []
+    for _ in range(ROUNDS):
+        took = {name: await cpu(app, framework, REQUESTS) for name, app in apps.items()}
+        added = {name: each if name == "bare" else each - took["bare"] for name, each in took.items()}
+        rounds.append((sum(took.values()), added))
+    rounds.sort(key=lambda each: each[0])
+    quiet = {name: statistics.median(added[name] for _, added in rounds[: ROUNDS // 4]) for name in apps}
+    print(f"\n{framework}: microseconds of CPU per request; {ROUNDS} rounds of {REQUESTS}: the quietest quarter, (all)")
+    for name, each in quiet.items():
+        every = statistics.median(added[name] for _, added in rounds)
+        print(f"  {' ' if name == 'bare' else '+'}{each:7.1f} ({every:.1f})  {name}")
+    return quiet
+
+
+def show_cost() -> bool:
+    held = True
+    for framework, most in (("starlette", 6.0), ("fastapi", 10.0)):
+        found = asyncio.run(cost(framework))
+        cheapest = min(each for name, each in found.items() if name not in ("bare", "traffic cop"))
+        mine = found["traffic cop"]
+        print(f"  at most {most:g}: {mine:.1f}; the cheapest of the others costs {cheapest / mine:.1f} times as much")
+        held &= mine <= most and cheapest >= 4 * mine
+    return held
+
+
+# Reading
+
+
+def figures_of(source: random.Random, series: int) -> Any:
+    from traffic_cop_middleware.abstractions.metrics.figures import Figures
+    from traffic_cop_middleware.abstractions.metrics.series import Series
+
+    figures = Figures()
+    for number in range(series):
+        one = figures.requests[f"/part{number // 3}/things/{{id}}", "GET", (200, 404, 500)[number % 3]] = Series()
+        for _ in range(100):
+            seconds = source.lognormvariate(-4, 1)
+            one.pending.append((seconds, seconds * 0.8, 100, 1000))
+        one.settle()
+    return figures
+
+
+class Lag:
+    """How late the event loop's timers were: a sleeper of a millisecond."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.worst = max(self.worst, time.perf_counter() - start - 0.001)
+
+
+async def ours_read(url: str) -> None:
+    from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
+    from traffic_cop_middleware.abstractions.metrics.figures import encode
+    from traffic_cop_middleware.abstractions.metrics.prometheus import exposition
+    from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
+    from traffic_cop_middleware.adapters.redis import open as open_redis
+    from traffic_cop_middleware.contracts import Flush
+
+    backend = open_redis(url, namespace="bench", deadline=10, notify=lambda event: None)
+    await backend.connect()
+    source = random.Random(1)
+    kinds = [encode(figures_of(source, SERIES).packed()) for _ in range(8)]
+    for worker in range(WORKERS):
+        blob = kinds[worker % len(kinds)]
+        await backend.metrics.flush(f"w{worker}", Flush(1, 0, blob, b"", {}))
+    analytics = AnalyticsAbstraction(backend.metrics, Recorder(clock=time.time), interval=1.0)
+    await analytics.totals()
+    took, lags = [], []
+    for _ in range(5):
+        lag = Lag()
+        watching = asyncio.create_task(lag.watch())
+        start = time.perf_counter()
+        counted = await analytics.totals()
+        took.append(time.perf_counter() - start)
+        watching.cancel()
+        lags.append(lag.worst)
+    assert sum(series.count for series in counted.figures.requests.values()) == WORKERS * SERIES * 100
+    figures = figures_of(source, SHOWN)
+    texts = []
+    for openmetrics in (False, True):
+        start = time.perf_counter()
+        text = exposition(figures, workers=WORKERS, openmetrics=openmetrics)
+        texts.append((time.perf_counter() - start, len(text)))
+    await backend.close()
+    print(f"\nreading {WORKERS} workers of {SERIES} series ({len(kinds[0]) / 1024:.1f} KiB each)")
+    print(f"  ours: {statistics.median(took) * 1e3:.0f} ms, event loop late by {max(lags) * 1e3:.1f} ms at the most")
+    for name, (seconds, size) in zip(("text", "OpenMetrics"), texts, strict=True):
+        print(f"  {name} for {SHOWN} series: {seconds * 1e3:.1f} ms, {size / 1024:.0f} KiB")
+    ours_read.took = statistics.median(took) + texts[0][0]  # type: ignore[attr-defined]
+
+
+WRITER = """
+import random, sys
+import prometheus_client as p
+first, last, series = map(int, sys.argv[1:])
+import prometheus_client.values as values
+for pid in range(first, last):
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda pid=pid: pid)
+    import prometheus_client.metrics as metrics
+    metrics.values.ValueClass = values.ValueClass
+    registry = p.CollectorRegistry()
+    labels = ["method", "route", "status"]
+    bounds = (.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10)
+    kinds = [p.Histogram(n, n, labels, buckets=bounds, registry=registry) for n in ("duration", "first_byte")]
+    counters = [p.Counter(n, n, labels, registry=registry) for n in ("bytes_in", "bytes_out", "exceptions")]
+    for number in range(series):
+        place = ("GET", f"/part{number // 3}/things/{{id}}", str((200, 404, 500)[number % 3]))
+        for kind in kinds:
+            child = kind.labels(*place)
+            for _ in range(3):
+                child.observe(random.lognormvariate(-4, 1))
+        for counter in counters:
+            counter.labels(*place).inc(100)
+"""
+READER = """
+import time
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+took = []
+for _ in range(3):
+    start = time.perf_counter()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    text = generate_latest(registry)
+    took.append(time.perf_counter() - start)
+print(sorted(took)[1])
+"""
+
+
+def theirs_read() -> float:
+    with tempfile.TemporaryDirectory(prefix="traffic-cop-bench-") as folder:
+        variables = environment(PROMETHEUS_MULTIPROC_DIR=folder)
+        run = partial(subprocess.run, env=variables, check=True, capture_output=True, text=True)
+        run([sys.executable, "-c", WRITER, "1", str(WORKERS + 1), str(SERIES)])
+        files = list(Path(folder).iterdir())
+        size = sum(file.stat().st_size for file in files)
+        took = float(run([sys.executable, "-c", READER]).stdout)
+    print(f"  prometheus_client's multiprocess mode: {took * 1e3:.0f} ms ({len(files)} files, {size / 2**20:.0f} MiB)")
+    return took
+
+
+def show_read() -> bool:
+    with RedisServer() as redis:
+        asyncio.run(ours_read(redis.url))
+    mine: float = ours_read.took  # type: ignore[attr-defined]
+    theirs = theirs_read()
+    print(f"  with the text, ours takes {mine * 1e3:.0f} ms: theirs takes {theirs / mine:.1f} times as long")
+    return theirs >= 5 * mine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["cost", "read"])
+    only = parser.parse_args().only
+    os.chdir(HERE.parent)
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    with one_at_a_time():
+        held = [show() for name, show in (("cost", show_cost), ("read", show_read)) if only in (None, name)]
+    print("\nall bars held" if all(held) else "\na bar was missed")
+    raise SystemExit(0 if all(held) else 1)
+
+
+if __name__ == "__main__":
+    main()
