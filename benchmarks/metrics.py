@@ -207,16 +207,16 @@ class Lag:
 
 async def ours_read(url: str) -> None:
     from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
-    from traffic_cop_middleware.abstractions.metrics.figures import encode
     from traffic_cop_middleware.abstractions.metrics.prometheus import exposition
     from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
+    from traffic_cop_middleware.abstractions.metrics.sums import encode_sums
     from traffic_cop_middleware.adapters.redis import open as open_redis
     from traffic_cop_middleware.contracts import Flush
 
     backend = open_redis(url, namespace="bench", deadline=10, notify=lambda event: None)
     await backend.connect()
     source = random.Random(1)
-    kinds = [encode(figures_of(source, SERIES).packed()) for _ in range(8)]
+    kinds = [encode_sums(figures_of(source, SERIES)) for _ in range(8)]
     for worker in range(WORKERS):
         blob = kinds[worker % len(kinds)]
         await backend.metrics.flush(f"w{worker}", Flush(1, 0, blob, b"", {}))

@@ -15,6 +15,7 @@ from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figu
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Exemplar, Series
+from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
 from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST, Usage
 
 SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -227,6 +228,45 @@ def test_a_blob_that_holds_no_figures_is_an_error(blob: bytes) -> None:
         decode(blob)
 
 
+def sums(figures: Figures) -> Any:
+    """What a scrape tells of figures."""
+    return (
+        {
+            key: (series.duration.bounded, series.first_byte.bounded, series.bytes_in, series.exceptions)
+            for key, series in figures.requests.items()
+        },
+        {name: number for name, number in figures.counts.items() if number},
+        {name: timed.bounded for name, timed in figures.timings.items()},
+    )
+
+
+@given(st.lists(request, max_size=40), st.integers(1, 60))
+def test_the_sums_of_workers_are_those_of_one_worker_that_saw_everything(
+    requests: list[tuple[str, str, int, float, int, int]], workers: int
+) -> None:
+    alone, parts = Figures(), [Figures() for _ in range(workers)]
+    for at, one in enumerate(requests):
+        count(alone, one)
+        count(parts[at % workers], one)
+        parts[at % workers].gauges["in_flight", "/a", "GET"] = 1
+    alone.packed()  # adds up what is pending
+    found = summed([(encode_sums(part), at == 0) for at, part in enumerate(parts)], unreadable=strict)
+    assert sums(found) == sums(alone)
+    assert found.gauges == ({("in_flight", "/a", "GET"): 1} if requests else {})
+
+
+@pytest.mark.parametrize("blob", [b"", b"garbage", b"1garbage", b"2" + encode_sums(Figures())[1:]])
+def test_a_blob_that_holds_no_sums_is_left_out_and_told(blob: bytes) -> None:
+    left_out: list[ValueError] = []
+    figures = Figures()
+    figures.count(("session", "created", "user"))
+    found = summed([(blob, False), (encode_sums(figures), False)], unreadable=left_out.append)
+    assert found.counts == figures.counts
+    assert len(left_out) == 1
+    with pytest.raises(ValueError, match="figures"):
+        summed([(blob, False)], unreadable=strict)
+
+
 # The record of workers that are gone
 
 
@@ -234,11 +274,12 @@ def of(*names: str) -> bytes:
     figures = Figures()
     for name in names:
         figures.count(("session", name, "user"))
-    return encode(figures.packed())
+    return encode_sums(figures)
 
 
 def names_in(gone: Gone) -> dict[str, int]:
-    return {name: number for _, name, _, number in decode(gone.figures)[3]}
+    counts = summed([(gone.figures, False)], unreadable=strict).counts
+    return {name: number for (_, name, _), number in counts.items()}
 
 
 def test_the_record_adds_up_workers_and_is_read_as_it_was_written() -> None:

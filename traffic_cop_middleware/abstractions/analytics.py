@@ -22,7 +22,8 @@ from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
 from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
-from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Now, Recorder
+from traffic_cop_middleware.abstractions.metrics.sums import summed
 from traffic_cop_middleware.contracts import Flush, MetricsRecord, MetricsStore, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
@@ -42,8 +43,6 @@ SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
 MOST_INLINE = 100
 """Series that are written without a thread: that takes about a millisecond."""
-YIELD = 0.0
-"""Seconds that a thread sleeps between two blobs: none, but the event loop gets its turn."""
 
 
 class Counted(NamedTuple):
@@ -157,22 +156,15 @@ class AnalyticsAbstraction:
         return max(10.0, 3 * self._interval)
 
     def _summed(self, totals: Totals) -> Figures:
-        figures = Figures()
         gone = read(totals.record.value, totals.record.epoch)
-        if gone.figures:
-            figures.merge_packed(decode(gone.figures))
+        blobs = [(gone.figures, False)]
         for each in totals.workers.values():
-            for blob, gauges in ((each.total, False), (each.now, not each.final and each.age < self._fresh)):
-                if blob:
-                    _merge(figures, blob, gauges=gauges)
-        return figures
+            blobs += [(each.total, False), (each.now, not each.final and each.age < self._fresh)]
+        return summed([pair for pair in blobs if pair[0]], unreadable=_left_out)
 
     def _under_way(self, totals: Totals) -> Figures:
-        figures = Figures()
-        for each in totals.workers.values():
-            if each.now and not each.final and each.age < self._fresh:
-                _merge(figures, each.now, gauges=True)
-        return figures
+        alive = [each.now for each in totals.workers.values() if not each.final and each.age < self._fresh]
+        return summed([(blob, True) for blob in alive if blob], unreadable=_left_out)
 
     async def _windows(self, names: Sequence[str]) -> Mapping[str, Figures]:
         """Windows over all workers; those that are settled are read once, and kept."""
@@ -228,6 +220,8 @@ class AnalyticsAbstraction:
                     await self._retire(totals)
             except StoreError as exc:  # the store has told of its loss; the next time will do
                 log.debug("not flushed: %s", exc)
+            except Exception:
+                log.exception("the metrics were not flushed; they will be the next time")
 
     async def _flush(self, *, final: bool) -> None:
         recorder = self._recorder
@@ -235,26 +229,28 @@ class AnalyticsAbstraction:
             recorder.forked()
             whole = False
             for _ in range(MOST_TURNS):
+                whole = whole or final
                 recorder.turn(early=final)
                 while recorder.behind:
                     await self._in_thread(recorder.fold)
                     recorder.turn()
-                # Nothing else runs from here to the end of `now`, so that the sum and what came after it fit together.
-                through, slot, now = recorder.through, recorder.slot, recorder.now()
-                whole = whole or through != self._acknowledged
+                now = recorder.now()
+                whole = whole or now.through != self._acknowledged
                 blobs = partial(_blobs, recorder, now, whole=whole)
-                long = whole or recorder.unsent or len(now[1]) > MOST_INLINE
-                counted_through, total, windows, after = await self._in_thread(blobs) if long else blobs()
-                if counted_through != through:
-                    continue  # a slot was over meanwhile
+                long = whole or recorder.unsent or len(recorder.running.requests) > MOST_INLINE
+                through, total, windows = await self._in_thread(blobs) if long else blobs()
+                if through != now.through:
+                    continue  # the sum goes further by now, and would count that slot twice
                 recorder.sequence += 1
-                flush = Flush(recorder.sequence, through, total, after, {f"10s:{slot}": after, **windows}, final)
+                flush = Flush(recorder.sequence, through, total, now.sums, windows, final)
                 flushed = await answered(self._store.flush(recorder.worker, flush))
                 if flushed.retired is not None:
                     await self._in_thread(recorder.reborn, *flushed.retired)
                 elif flushed.accepted:
                     self._acknowledged = through
-                    recorder.sent(windows)
+                    recorder.sent(windows, running=now.slot)
+                    if final:  # whoever goes on counting, as after another start in this process, is another
+                        await self._in_thread(recorder.reborn, total or b"", now.sums)
                     await self._learn(flushed.epoch, flushed.version)
                     return
                 whole = True
@@ -287,15 +283,18 @@ class AnalyticsAbstraction:
             if (each.final or each.age > SILENT) and name != self._recorder.worker
         }
         if gone:
-            value = await self._in_thread(partial(_retired, totals.record, gone))
-            await answered(
-                self._store.retire(totals.record, value.text(), {name: each.sequence for name, each in gone.items()})
-            )
+            try:
+                value = await self._in_thread(partial(_retired, totals.record, gone))
+            except ValueError as exc:
+                log.warning("workers that are gone stay apart: %s", exc)  # a newer version can read them
+                return
+            sequences = {name: each.sequence for name, each in gone.items()}
+            await answered(self._store.retire(totals.record, value.text(), sequences))
 
 
-def _blobs(recorder: Recorder, now: list[Any], *, whole: bool) -> tuple[int, bytes | None, Mapping[str, bytes], bytes]:
+def _blobs(recorder: Recorder, now: Now, *, whole: bool) -> tuple[int, bytes | None, Mapping[str, bytes]]:
     through, total = recorder.total() if whole else (recorder.through, None)
-    return through, total, recorder.windows(), encode(now)
+    return through, total, {f"10s:{now.slot}": encode(now.packed), **recorder.windows()}
 
 
 def _retired(record: MetricsRecord, gone: Mapping[str, WorkerTotal]) -> Gone:
@@ -303,9 +302,18 @@ def _retired(record: MetricsRecord, gone: Mapping[str, WorkerTotal]) -> Gone:
     return with_workers(read(record.value, record.epoch), blobs)
 
 
-def _merge(figures: Figures, blob: bytes, *, gauges: bool = False) -> None:
-    figures.merge_packed(decode(blob), gauges=gauges)
-    time.sleep(YIELD)
+def _left_out(exc: ValueError) -> None:
+    log.warning("a worker's metrics are left out: %s", exc)
+
+
+def _merge(figures: Figures, blob: bytes) -> None:
+    try:
+        packed = decode(blob)
+    except ValueError as exc:
+        _left_out(exc)
+    else:
+        figures.merge_packed(packed)
+    time.sleep(0)  # the event loop gets its turn
 
 
 def _encoded(figures: Figures) -> bytes:

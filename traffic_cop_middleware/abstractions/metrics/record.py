@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
+from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
 
 
 class Gone(NamedTuple):
@@ -36,13 +36,13 @@ def read(value: bytes, epoch: int) -> Gone:
 
 
 def with_workers(gone: Gone, blobs: list[bytes]) -> Gone:
-    """The record with the sums of further workers."""
-    figures = Figures()
-    for blob in [gone.figures, *blobs]:
-        if blob:
-            figures.merge_packed(decode(blob))
-    figures.usage.kinds.clear()
-    return Gone(gone.epochs, encode(figures.packed()))
+    """The record with the sums of further workers.
+
+    Raises:
+        ValueError: one of them can't be read.
+    """
+    all_of_them = [(blob, False) for blob in [gone.figures, *blobs] if blob]
+    return Gone(gone.epochs, encode_sums(summed(all_of_them, unreadable=strict)))
 
 
 def united(now: Gone, former: Gone) -> Gone | None:

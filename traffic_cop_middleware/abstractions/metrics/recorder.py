@@ -13,12 +13,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.families import counted_by
-from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name, decode, encode
+from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name, encode
 from traffic_cop_middleware.abstractions.metrics.series import OTHER_METHOD, OVERFLOW, Key, Series
+from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
 from traffic_cop_middleware.contracts import Event
 
 SLOT, MINUTE = 10, 60
@@ -28,6 +29,15 @@ MOST_SERIES = 1_000
 """How many (route, method, status) one worker tells apart; the rest is one route."""
 MOST_ASIDE = 6
 """Slots that are put aside before they are folded in any case, where nobody flushes."""
+
+
+class Now(NamedTuple):
+    """The running slot as it is at a moment: as sums (a blob), and packed. The sum goes `through` the slot before."""
+
+    slot: int
+    through: int
+    sums: bytes
+    packed: list[Any]
 
 
 class Recorder:
@@ -159,13 +169,13 @@ class Recorder:
         """The sum as a blob, and the last slot that is in it. May run in a thread."""
         with self._lock:
             if self._encoded is None or self._encoded[0] != self.through:
-                self._encoded = (self.through, encode(self._sum.packed()))
+                self._encoded = (self.through, encode_sums(self._sum))
             return self._encoded
 
-    def now(self) -> list[Any]:
-        """What is not in the sum yet, packed: the running slot, and what is under way."""
+    def now(self) -> Now:
+        """What is not in the sum yet, the running slot, and what is under way."""
         self.running.gauges = self.under_way().gauges
-        return self.running.packed()
+        return Now(self.slot, self.through, encode_sums(self.running), self.running.packed())
 
     def under_way(self) -> Figures:
         """What is under way, alone."""
@@ -184,11 +194,12 @@ class Recorder:
             own = {name: self.own(name) for name in self.unsent}
             return {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
 
-    def sent(self, names: Mapping[str, bytes]) -> None:
-        """These windows were acknowledged."""
+    def sent(self, names: Iterable[str], *, running: int) -> None:
+        """These windows were acknowledged; of the slot that was `running` only what there was then."""
         with self._lock:
             for name in names:
-                self.unsent.pop(name, None)
+                if name != f"10s:{running}" or self.slot == running:
+                    self.unsent.pop(name, None)
 
     def own(self, name: str) -> Figures | None:
         """A window of this worker that is over, by its name."""
@@ -197,14 +208,14 @@ class Recorder:
             return (self._slots if kind == "10s" else self._minutes).get(int(number))
 
     def reborn(self, total: bytes, now: bytes) -> None:
-        """Others have taken this worker for dead, and keep what it had written: count on without that, as another."""
+        """What this worker had written stays where it is without it: count on without that, as another worker."""
         with self._lock:
             self.fold()
-            for blob in (total, now):
-                if blob:
-                    gone = Figures()
-                    gone.merge_packed(decode(blob))
-                    self._sum.merge(gone, sign=-1)
+            gone = summed([(blob, False) for blob in (total, now) if blob], unreadable=strict)
+            self._sum.merge(gone, sign=-1)
             self._encoded = None
+            self._slots.clear()
+            self._minutes.clear()
+            self.unsent.clear()
             self.worker = secrets.token_hex(8)
             self.sequence = 0

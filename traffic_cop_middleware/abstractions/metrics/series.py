@@ -84,9 +84,10 @@ class Series:
         self.disconnects += sign * other.disconnects
         if sign == 1:
             for exemplar in other.slow.values():
-                self._keep(exemplar)
+                self.keep(exemplar)
 
-    def _keep(self, exemplar: Exemplar) -> None:
+    def keep(self, exemplar: Exemplar) -> None:
+        """Remember it, unless a newer one of its bound is known."""
         place = bisect_left(BOUNDS, exemplar.seconds)
         known = self.slow.get(place)
         if known is None or known.time < exemplar.time:
@@ -115,4 +116,4 @@ class Series:
         self.exceptions += exceptions
         self.disconnects += disconnects
         for seconds, trace, time in slow:
-            self._keep(Exemplar(seconds, trace, time))
+            self.keep(Exemplar(seconds, trace, time))

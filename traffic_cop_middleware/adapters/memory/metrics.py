@@ -15,8 +15,8 @@ from traffic_cop_middleware.contracts import (
     WorkerTotal,
 )
 
-MOST_WINDOWS = 64
-"""How many windows are kept, the newest ones."""
+MOST_WINDOWS = 24
+"""How many windows of a kind are kept, the newest ones."""
 
 
 @dataclass(slots=True)
@@ -61,8 +61,8 @@ class MemoryMetrics:
     def _window(self, name: str) -> dict[str, bytes]:
         found = self._windows.get(name)
         if found is None:
-            while len(self._windows) >= MOST_WINDOWS:
-                oldest = next(iter(self._windows))
+            kind = name.partition(":")[0] + ":"
+            for oldest in [each for each in self._windows if each.startswith(kind)][: 1 - MOST_WINDOWS]:
                 del self._windows[oldest]
                 self._sealed.pop(oldest, None)
             found = self._windows[name] = {}

@@ -1,0 +1,156 @@
+"""Workers that come, go, come back and can't be read: on one store in memory, under a fake clock."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from tests.adapters.load import started
+from tests.asgi import http_scope, send_through
+from traffic_cop_middleware import TrafficCop
+from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstraction
+from traffic_cop_middleware.abstractions.metrics.figures import encode
+from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.contracts import Flush
+from traffic_cop_middleware.testing import FakeClock
+
+pytestmark = pytest.mark.asyncio
+
+
+class Worker:
+    """A worker without an app."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self.recorder = Recorder(clock=backend.clock)
+        self.analytics = AnalyticsAbstraction(backend.metrics, self.recorder, interval=1.0)
+
+    def serve(self, number: int, *, path: str = "/a", user: str = "") -> None:
+        self.recorder.turn()
+        self.recorder.series((path, "GET", 200)).pending.extend([(0.01, 0.01, 1, 1)] * number)
+        if user:
+            for _ in range(number):
+                self.recorder.running.usage.add("user", user, 200, 1, 1)
+
+    async def total(self) -> int:
+        counted = await self.analytics.totals()
+        return sum(series.count for series in counted.figures.requests.values())
+
+    async def windows(self) -> tuple[int, int, int]:
+        live = await self.analytics.live()
+        periods = (live.last_10_seconds, live.last_minute, live.last_15_minutes)
+        ten, one, fifteen = (period.total.requests for period in periods)
+        return ten, one, fifteen
+
+
+@pytest.fixture
+def crew(fake_clock: FakeClock, memory_backend: MemoryBackend) -> list[Worker]:
+    fake_clock.advance(600_000 - fake_clock() % 60)
+    return [Worker(memory_backend) for _ in range(3)]
+
+
+async def test_workers_add_up_over_slots_and_minutes(crew: list[Worker], fake_clock: FakeClock) -> None:
+    served = 0
+    for turn in range(40):
+        for at, worker in enumerate(crew):
+            worker.serve(turn + at)
+            served += turn + at
+            await worker.analytics.flush()
+        assert await crew[turn % 3].total() == served
+        fake_clock.advance(7)
+    ten, one, fifteen = await crew[0].windows()
+    assert fifteen == served
+    assert 0 < ten < one < fifteen
+
+
+async def test_all_of_fifteen_minutes_is_in_the_fifteen_minutes(crew: list[Worker], fake_clock: FakeClock) -> None:
+    for _ in range(14 * MINUTE // SLOT):
+        for worker in crew:
+            worker.serve(1)
+            await worker.analytics.flush()
+        fake_clock.advance(SLOT)
+    for worker in crew:
+        await worker.analytics.flush()
+    expected = 3 * 14 * MINUTE // SLOT
+    assert (await crew[0].windows())[2] == expected
+    assert (await crew[0].windows())[2] == expected  # from what was kept of it
+    assert (await crew[1].windows())[2] == expected  # and sealed
+    fake_clock.advance(20 * MINUTE)
+    assert await crew[2].windows() == (0, 0, 0)
+
+
+async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(
+    crew: list[Worker], fake_clock: FakeClock
+) -> None:
+    away, other = crew[:2]
+    away.serve(100)
+    await away.analytics.flush()
+    away.serve(7)  # and of this nobody knows yet
+    fake_clock.advance(SILENT + 60)
+    other.serve(20)
+    assert await other.total() == 120
+    assert await other.total() == 120
+    former = away.recorder.worker
+    away.serve(3)
+    assert await away.total() == 130
+    assert away.recorder.worker != former
+    away.serve(5)
+    fake_clock.advance(SLOT)
+    await away.analytics.flush()
+    assert await other.total() == 135
+
+
+async def test_a_worker_that_ended_goes_into_the_record_at_once(crew: list[Worker]) -> None:
+    crew[0].serve(9)
+    await crew[0].analytics.end()
+    assert await crew[1].total() == 9
+    crew[0].serve(4)  # the process goes on all the same
+    assert await crew[0].total() == 13
+    assert await crew[1].total() == 13
+    assert (await crew[1].windows())[2] == 13
+
+
+async def test_figures_that_this_version_can_not_read_are_left_out_and_never_retired(
+    crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = encode([2, [], [], [], [], [], {}])
+    name = f"10s:{int(fake_clock()) // SLOT}"
+    memory_backend.metrics.flush("newer", Flush(1, 0, b"2 total", b"2 now", {name: window}, final=True))
+    crew[0].serve(3)
+    with caplog.at_level(logging.WARNING, "traffic_cop"):
+        assert await crew[0].total() == 3
+        assert (await crew[0].windows())[2] == 3
+    assert "figures of the form 2" in caplog.text
+    assert "newer" in memory_backend.metrics.totals().workers
+
+
+async def test_usage_of_all_workers_is_told_by_name(crew: list[Worker]) -> None:
+    crew[0].serve(2, user="alice")
+    crew[1].serve(3, user="alice")
+    crew[1].serve(1, user="bob")
+    for worker in crew:
+        await worker.analytics.flush()
+    usage = (await crew[2].analytics.live()).last_15_minutes.usage["user"]
+    assert {name: used.requests for name, used in usage.items()} == {"alice": 5, "bob": 1}
+
+
+async def test_an_app_that_is_started_twice_in_one_process_counts_once() -> None:
+    async def ok(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    cop = TrafficCop("memory://started-twice", metrics=True)
+    app: Any = cop.wrap(Starlette(routes=[Route("/a", ok)]))
+    other = TrafficCop("memory://started-twice", metrics=True)
+    async with started(other.wrap(Starlette())):
+        for expected in (2, 4, 6):
+            async with started(app):
+                for _ in range(2):
+                    await send_through(app, http_scope("/a"))
+            counted = await other.analytics.totals()
+            assert sum(series.count for series in counted.figures.requests.values()) == expected
