@@ -19,7 +19,8 @@ async def test_a_proxied_request_counts_under_its_pattern_and_by_upstream() -> N
         cop = TrafficCop(metrics=True)
         cop.route("/up/*", to=Upstream(one.url), name="up")
         app = cop.wrap(None)  # type: ignore[arg-type]  # no request goes there
-        sent = [await ask(app, http_scope(f"/up/{number}", "POST"), b"12345") for number in range(4)]
+        length = [(b"host", b"a"), (b"content-length", b"5")]
+        sent = [await ask(app, http_scope(f"/up/{number}", "POST", headers=length), b"12345") for number in range(4)]
         assert [status(each) for each in sent] == [200] * 4
         minute = (await cop.analytics.live()).last_minute
         await cop._gateway.close()
