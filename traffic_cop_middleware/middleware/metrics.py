@@ -78,9 +78,8 @@ class MetricsLayer:
         if scope["type"] != "http":
             await self._socket(scope, receive, send)
             return
-        exposition = self._exposition
-        if exposition is not None and exposition.takes(scope):
-            await exposition(scope, receive, send)
+        if self._exposition is not None and self._exposition.takes(scope):
+            await self._exposition(scope, receive, send)
             return
         context: TrafficContext = scope[KEY]
         root_path = scope.get("root_path")  # a mount changes it
@@ -141,9 +140,9 @@ class MetricsLayer:
             recorder = self._recorder
             if end >= recorder.due:
                 recorder.turn()
-            stream = stream or (pieces and seconds > STREAM_AFTER)
-            method = scope["method"]
-            series = recorder.fast.get((id(scope.get("endpoint")), method, status)) if not stream else None
+            if pieces and seconds > STREAM_AFTER:
+                stream = True
+            series = None if stream else recorder.fast.get((id(scope.get("endpoint")), scope["method"], status))
             if series is None:
                 series = self._series(scope, context, root_path, status, stream=stream)
             pending = series.pending
