@@ -232,3 +232,20 @@ def test_without_limits_the_app_alone_is_asked() -> None:
     answer = TestClient(app).get("/")
     assert asked == 1
     assert "ratelimit" not in answer.headers
+
+
+@pytest.mark.parametrize("settings", [{}, {"limits": "100/minute"}])
+def test_the_first_request_takes_no_turn_of_the_event_loop_that_the_app_does_not(settings: dict[str, Any]) -> None:
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    request = TrafficCop(**settings).wrap(app)(http_scope(), None, send)
+    with pytest.raises(StopIteration):
+        request.send(None)  # runs to its end at once, where nothing is waited for
+    assert len(sent) == 2

@@ -162,6 +162,11 @@ class MessagingAbstraction:
         for kind in kinds or tuple(self._watched):
             await self._catch_up(self._watched[kind])
 
+    def read_at_once(self) -> None:
+        """Read all that is watched from a store in this process, which answers at once."""
+        for watched in self._watched.values():
+            self._read_soon(watched)
+
     async def _catch_up(self, watched: Watched) -> None:
         async with watched.reading:
             watched.due = False  # what is told from here on is read once more

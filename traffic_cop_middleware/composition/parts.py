@@ -192,7 +192,9 @@ class Opened:
             return
         if store.shared:  # first: who opens may be cancelled while it reads
             self._converging = asyncio.get_running_loop().create_task(_keep_converging(messaging))
-        await _converge(messaging)
+            await _converge(messaging)
+        else:  # without a turn of the event loop: nobody is to see that a first request opened something
+            messaging.read_at_once()
 
     def _heard_of_limits(self, heard: Heard, changes: Changes) -> None:
         heard(changes)

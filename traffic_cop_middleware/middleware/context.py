@@ -25,13 +25,14 @@ class TrafficContext:
     """One request, as the traffic parts see it.
 
     `peer` is who called the server (`None`: it does not say), `route` what the request will reach, `decision` what the
-    limits said (`None` where none applied), `session` the session's handle (`None` without sessions), `gateway_routes`
-    the routes that may take it (`None`: not looked up). The rest is worked out when first asked for.
+    limits said (`None` where none applied), `session` the session's handle (`None` without sessions), `gateway_route`
+    the gateway route that took it, `gateway_routes` those that may (`None`: not looked up). The rest is worked out when
+    first asked for.
     """
 
     __slots__ = (
         *("_client", "_client_address", "_headers", "_request_id", "_traceparent"),
-        *("api_key", "decision", "gateway_routes", "peer", "route", "session"),
+        *("api_key", "decision", "gateway_route", "gateway_routes", "peer", "route", "session"),
     )
 
     api_key: str
@@ -46,6 +47,7 @@ class TrafficContext:
         self.route: Matched = UNMATCHED
         self.decision: Decision | None = None
         self.session: RequestSession | None = None
+        self.gateway_route: GatewayRoute | None = None
         self.gateway_routes: Sequence[GatewayRoute] | None = None
 
     def believe(self, client_address: ClientAddress) -> None:

@@ -189,11 +189,11 @@ class MetricsLayer:
             if template is not None:
                 return template or self._looked_up(scope, context, root_path, endpoint)
             return UNMATCHED  # behind an app that shows no routes
-        routes = context.gateway_routes
-        if routes is None and self._gateway.table:
-            routes = candidates_of(self._gateway, scope)
-        if routes and not isinstance(action_of(routes[0]).destination, TheApp):
-            return routes[0].pattern
+        route = context.gateway_route
+        if route is None and self._gateway.active:  # answered before one was chosen: which it would have been
+            route = next(iter(candidates_of(self._gateway, scope)), None)
+        if route is not None and not isinstance(action_of(route).destination, TheApp):
+            return route.pattern
         return self._looked_up(scope, context, root_path, None)
 
     def _template_of(self, endpoint: object, scope: Scope | None) -> str | None:
@@ -250,10 +250,10 @@ class MetricsLayer:
     def _gauges(self) -> Mapping[Name, int]:
         found: dict[Name, int] = defaultdict(int)
         for at, (context, scope) in enumerate(self._under_way.items()):
-            endpoint, routes = scope.get("endpoint"), context.gateway_routes
+            endpoint, route = scope.get("endpoint"), context.gateway_route
             template = self._template_of(endpoint, None) if endpoint is not None and at < MOST_UNDER_WAY else None
-            if not template and routes and endpoint is None:
-                template = routes[0].pattern
+            if not template and route is not None and endpoint is None:
+                template = route.pattern
             if not template:
                 template = context.route.template
             if scope["type"] == "websocket":

@@ -134,6 +134,7 @@ class RateLimitLayer:
         if candidates[0].session and session is not None and session.unsettled:
             await session.settle()
         route = choose(candidates, session)
+        context.gateway_route = route
         context.gateway_routes = () if route is None else (route,)
         matched = self._routes.matched(route) if route is not None else None
         if matched is None:

@@ -46,8 +46,7 @@ class RoutingLayer:
             context.gateway_routes = None  # a gateway inside of this one has routes of its own
         if not candidates:
             return self.app(scope, receive, send)
-        route = choose(candidates, context.session)
-        context.gateway_routes = () if route is None else (route,)
+        route = context.gateway_route = choose(candidates, context.session)
         if route is None:
             return self.app(scope, receive, send)
         action = action_of(route)
