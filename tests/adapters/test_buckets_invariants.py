@@ -201,7 +201,7 @@ def hammered(bucket: Take, *, times: int, step: int) -> Trace:
     return [Step(START + index * step, (bucket,)) for index in range(times)]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trace=traces(most_buckets=2, most_steps=60))
 @example(trace=hammered(Take("{s}10/s burst 4", 4, 10), times=400, step=2_500))
 @example(trace=hammered(Take("{s}100000/s burst 1", 1, 100_000), times=400, step=3))
@@ -212,7 +212,7 @@ def test_over_any_window_a_bucket_admits_at_most_its_burst_and_what_it_gained(
     windows_hold(trace, new_store()(trace))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trace=traces())
 @example(trace=hammered(Take("{s}10/s burst 4", 4, 10), times=200, step=2_500))
 @example(trace=hammered(Take("{s}100000/s burst 1", 1, 100_000), times=200, step=3))
@@ -222,7 +222,7 @@ def test_what_the_model_admits_is_admitted_and_a_refusal_takes_from_no_bucket(
     agree(trace, new_store()(trace))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trace=traces())
 def test_memory_and_redis_decide_and_answer_alike(on_redis: Callable[[], Decide], trace: Trace) -> None:
     assert on_memory()(trace) == on_redis()(trace)
@@ -250,7 +250,7 @@ def decimal_traces() -> st.SearchStrategy[Trace]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trace=traces(most_steps=25) | decimal_traces())
 def test_coming_back_after_exactly_the_stated_time_succeeds(new_store: Callable[[], Decide], trace: Trace) -> None:
     decide = new_store()

@@ -315,7 +315,7 @@ SEGMENTS = st.binary(max_size=40).map(b64) | st.binary(max_size=40) | st.sampled
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200) | st.lists(SEGMENTS, min_size=3, max_size=3).map(b".".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_bytes_of_any_kind_are_refused_and_nothing_worse(token: bytes | str) -> None:
     issuers = ForeignIssuers([Issuer(ISS, audience=API)], clock=Clock())
     issuers._issuers[ISS][1]._keys = read_set(jwks(ED), algorithms=PAIRS)

@@ -144,7 +144,7 @@ def forgetful() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trace=st.lists(operations, min_size=5, max_size=40))
 def test_followers_know_what_the_model_holds(new_run: Callable[[], Run], trace: list[tuple[Any, ...]]) -> None:
     run = new_run()
@@ -178,7 +178,7 @@ class Between:
         del self._store._page  # type: ignore[method-assign]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     before=st.lists(operations, min_size=3, max_size=20),
     between=st.lists(st.tuples(st.just("change"), changes), min_size=1, max_size=8),

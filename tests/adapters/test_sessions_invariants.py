@@ -375,7 +375,7 @@ def new_store(request: pytest.FixtureRequest) -> Callable[[], Subject]:
     return on_memory if request.param == "memory" else request.getfixturevalue("on_redis")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_random_operations_give_what_the_model_says(new_store: Callable[[], Subject], data: st.DataObject) -> None:
     model = Model()
