@@ -96,6 +96,22 @@ class RecordConflict(TrafficCopError):
     """Records that were to be changed at one version have another one by now."""
 
 
+class NotDurable(TrafficCopError):
+    """A tier was asked for that the configuration can't keep; the message says which URL is missing."""
+
+
+class StateConflict(TrafficCopError):
+    """An item was not at the version that a write asked for; nothing was written.
+
+    `expected` is that version (0: it was not to exist), `current` what is there: a version and a value, or `None`.
+    """
+
+    def __init__(self, message: str, *, expected: int, current: object | None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.current = current
+
+
 class UpstreamError(TrafficCopError):
     """An upstream did not answer as it should (answered 502)."""
 

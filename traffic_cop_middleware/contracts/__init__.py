@@ -3,6 +3,7 @@
 from traffic_cop_middleware.contracts.backend import Backend, Opener
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
+from traffic_cop_middleware.contracts.documents import DocumentOpener, DocumentOutbox, DocumentStore, Revision
 from traffic_cop_middleware.contracts.events import Event, Observer
 from traffic_cop_middleware.contracts.metrics import (
     SEALED,
@@ -24,6 +25,18 @@ from traffic_cop_middleware.contracts.sessions import (
     SessionKey,
     SessionStore,
 )
+from traffic_cop_middleware.contracts.state import (
+    Change,
+    Changed,
+    Item,
+    Outbox,
+    Page,
+    Pending,
+    StateKey,
+    StateStore,
+    Tier,
+    Written,
+)
 from traffic_cop_middleware.contracts.tokens import ForeignTokens, TokenCodec
 
 __all__ = [
@@ -32,13 +45,19 @@ __all__ = [
     "SLACK",
     "Backend",
     "BucketStore",
+    "Change",
+    "Changed",
     "Changes",
     "Created",
+    "DocumentOpener",
+    "DocumentOutbox",
+    "DocumentStore",
     "Event",
     "Flush",
     "Flushed",
     "ForeignTokens",
     "Guard",
+    "Item",
     "Listed",
     "Listener",
     "Loaded",
@@ -48,17 +67,25 @@ __all__ = [
     "MetricsStore",
     "Observer",
     "Opener",
+    "Outbox",
+    "Page",
+    "Pending",
     "Record",
     "RecordStore",
+    "Revision",
     "Rotated",
     "SessionFigures",
     "SessionKey",
     "SessionRoute",
     "SessionRouteStore",
     "SessionStore",
+    "StateKey",
+    "StateStore",
     "Take",
     "Taken",
+    "Tier",
     "TokenCodec",
     "Totals",
     "WorkerTotal",
+    "Written",
 ]

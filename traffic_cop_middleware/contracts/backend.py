@@ -12,6 +12,7 @@ from traffic_cop_middleware.contracts.metrics import MetricsStore
 from traffic_cop_middleware.contracts.records import RecordStore
 from traffic_cop_middleware.contracts.session_routes import SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import SessionStore
+from traffic_cop_middleware.contracts.state import StateStore
 
 
 class Backend(Protocol):
@@ -36,6 +37,9 @@ class Backend(Protocol):
 
     @property
     def metrics(self) -> MetricsStore | None: ...
+
+    @property
+    def state(self) -> StateStore | None: ...
 
     @property
     def bus(self) -> MessageBus | None: ...

@@ -1,0 +1,90 @@
+"""Documents: the items that last, and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from traffic_cop_middleware.contracts.events import Event
+from traffic_cop_middleware.contracts.state import Item, Outbox, Page, StateKey
+
+KEPT_VERSIONS = 100
+"""How many versions of an item the history keeps at least; the oldest go first."""
+
+
+class Revision(NamedTuple):
+    """A version of an item that the documents once had. `stored_at` is seconds since the epoch."""
+
+    item: Item
+    stored_at: float
+
+
+class DocumentOutbox(Outbox, Protocol):
+    """An outbox for a backend that has none of its own."""
+
+    async def append(self, items: Sequence[Item]) -> None:
+        """Keep these until the documents have them. They are durable when this returns, all of them or none."""
+        ...
+
+
+class DocumentStore(Protocol):
+    """Items by key, the highest version of each, and the versions before it.
+
+    Every method raises:
+        ValueError: a word can't be used (`check_key`).
+        StoreUnavailable: not reached, busy beyond the deadline, or no room left; nothing was half-written.
+        StoreError: the store answered with an error.
+    """
+
+    @property
+    def durable(self) -> bool:
+        """Whether an item outlives this process."""
+        ...
+
+    @property
+    def outbox(self) -> DocumentOutbox | None: ...
+
+    async def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None]:
+        """The items, tombstones included; `None` where there never was one. An expired item is a tombstone of its
+        version. What waits in this store's own outbox counts."""
+        ...
+
+    async def store(self, items: Sequence[Item]) -> Sequence[int]:
+        """Keep these: each where the documents have nothing or an older version of it, so that a repetition or a
+        latecomer does no harm. All of them or none. Gives the version of each that the documents have now."""
+        ...
+
+    async def list(
+        self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
+    ) -> Page:
+        """As `StateStore.list`."""
+        ...
+
+    async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
+        """The versions that the documents had, newest first, the present one included; only those below `before`."""
+        ...
+
+    async def clean_up(self, *, now: float, tombstones_before: float) -> int:
+        """Remove what expired before `now` and tombstones written before `tombstones_before` (seconds since the
+        epoch), with their histories. Gives how many items went."""
+        ...
+
+    async def connect(self, *, patience: float = 1.0) -> None:
+        """As `Backend.connect`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything, when what was asked for is done. A closed store is not opened again."""
+        ...
+
+
+class DocumentOpener(Protocol):
+    """What an adapter exports as an entry point `traffic_cop_middleware.documents` under the name of a URL scheme."""
+
+    def __call__(self, url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> DocumentStore:
+        """A store for `url`, checked but not yet connected. As `Opener`.
+
+        Raises:
+            ConfigurationError: the URL can't be used.
+        """
+        ...
