@@ -112,6 +112,14 @@ class StateConflict(TrafficCopError):
         self.current = current
 
 
+class StateCursorLost(StoreError):
+    """The changes since a cursor are not all remembered: list anew, and watch from there."""
+
+
+class NoSnapshot(TrafficCopError, LookupError):
+    """There is no snapshot of this id, for this tenant."""
+
+
 class UpstreamError(TrafficCopError):
     """An upstream did not answer as it should (answered 502)."""
 

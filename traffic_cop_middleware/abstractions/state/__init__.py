@@ -1,0 +1,1 @@
+"""State of sessions, users and workflows: read, written, watched, flushed to the documents."""

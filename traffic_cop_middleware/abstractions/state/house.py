@@ -1,0 +1,95 @@
+"""What the state of all tenants has in common: how it is read, written, watched and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
+from traffic_cop_middleware.abstractions.state.reading import StateReader
+from traffic_cop_middleware.abstractions.state.snapshots import StateSnapshots
+from traffic_cop_middleware.abstractions.state.watching import StateWatches
+from traffic_cop_middleware.abstractions.state.writing import StateWriter
+from traffic_cop_middleware.contracts import DocumentStore, Item, Page, StateStore
+
+NEAR_ITEMS = 10_000
+
+
+class StateHouse:
+    """The parts of the state on one backend and its documents, open on one event loop.
+
+    `now` gives seconds since the epoch, `clock` seconds that never go back; `near_items` is how many items this worker
+    keeps near.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        documents: DocumentStore,
+        *,
+        emit: Callable[[str, Mapping[str, Any]], None],
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        near_items: int = NEAR_ITEMS,
+    ) -> None:
+        lasting = documents if documents.durable else None
+        self._store = store
+        self._lasting = lasting
+        self._emit = emit
+        self.documents = documents
+        self.now = now
+        self.flusher: StateFlusher | None = None
+        """Takes what waits to the documents; `None` where nothing ever waits."""
+        outbox = None if lasting is None else store.outbox or lasting.outbox
+        if lasting is not None and outbox is not None:
+            self.flusher = StateFlusher(outbox, lasting, emit=emit)
+        self.reader = StateReader(store, lasting, now=now, clock=clock, most=near_items)
+        self.writer = StateWriter(store, lasting, self.reader, kick=self._kick)
+        self.watches = StateWatches(store)
+        self.snapshots = StateSnapshots(documents, now=now)
+
+    def close(self) -> None:
+        """Hear no longer what others write."""
+        self.reader.close()
+        self.watches.close()
+
+    def _kick(self) -> None:
+        if self.flusher is not None:
+            self.flusher.kick()
+
+    def wrote(self, item: Item) -> None:
+        """An item was written here."""
+        self.watches.wake((item.key,))
+        self._emit(
+            "state.written",
+            {
+                "namespace": item.key.namespace,
+                "tier": item.tier,
+                "version": item.version,
+                "deleted": item.value is None,
+            },
+        )
+
+    async def list(self, tenant: str, namespace: str, *, prefix: str, after: str | None, most: int) -> Page:
+        """A page of what the backend and the documents have together; of each item the higher version."""
+        page = await answered(self._store.list(tenant, namespace, prefix=prefix, after=after, most=most))
+        if self._lasting is None:
+            return page
+        kept = await self._lasting.list(tenant, namespace, prefix=prefix, after=after, most=most)
+        # Up to here both pages are whole. What lies beyond comes with the next one.
+        ends = [end for end in (page.after, kept.after) if end is not None]
+        end = min(ends, default=None)
+        found = {item.key: item for item in page.items}
+        beside = [item for item in kept.items if item.key not in found]
+        known = await answered(self._store.load([item.key for item in beside])) if beside else ()
+        for item, newer in zip(beside, known, strict=True):  # the backend may know of a deletion
+            found[item.key] = item if newer is None or newer.version < item.version else newer
+        items = sorted(
+            (item for item in found.values() if item.value is not None and (end is None or item.key.key <= end)),
+            key=lambda item: item.key.key,
+        )
+        if len(items) > most:
+            items = items[:most]
+            end = items[-1].key.key
+        return Page(items, end)

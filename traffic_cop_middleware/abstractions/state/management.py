@@ -1,0 +1,336 @@
+"""State of the app, of its sessions, users and workflows: one versioned API over memory, Redis and documents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Literal
+
+from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.state.house import StateHouse
+from traffic_cop_middleware.abstractions.state.items import (
+    StateChange,
+    StateItem,
+    StatePage,
+    StateRevision,
+    StateSnapshot,
+)
+from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
+from traffic_cop_middleware.abstractions.state.writing import conflict
+from traffic_cop_middleware.contracts import StateKey, Tier
+from traffic_cop_middleware.contracts.state import WHOLE, check_key, check_value
+from traffic_cop_middleware.errors import ConfigurationError, StateConflict
+
+Consistency = Literal["near", "strong"]
+
+UPDATE_TRIES = 64
+RESERVED = "tc."
+"""Namespaces that begin so are this package's own."""
+MOST_LISTED = 1000
+
+
+class StateManagementAbstraction:
+    """The state of one tenant; `cop.state` is the app's own (tenant "").
+
+    A value is JSON. Each item has one version, an integer below 2**53 that grows with each write, also over a deletion
+    and over a store that lost everything.
+
+    `tier` says what a put's acknowledgement means, and where the item is kept: `"cache"`: in the backend only (memory:
+    until this process ends; Redis: until Redis loses it); `"delayed"`: in the backend and its outbox, the documents get
+    it within seconds; `"immediate"`: in the documents. Left out, the item stays in its tier; a new one is `"cache"`.
+
+    `consistency="near"` may give what this worker has kept: as fresh as the backend's news of what others write, which
+    is milliseconds while they come, and at most `STALE_BOUND` seconds where the connection dies in silence. A worker
+    always sees its own writes. `"strong"` asks the backend.
+
+    Every method raises:
+        StoreUnavailable: a store is away, or not in time (`StoreTimeout`); a write may have happened or not.
+        StoreError: a store answered with an error.
+        ConfigurationError: an argument can't be used.
+    """
+
+    def __init__(self, house: StateHouse, *, tenant: str = "") -> None:
+        self._house = house
+        self._tenant = tenant
+
+    @property
+    def tenant(self) -> str:
+        """Whose state this is."""
+        return self._tenant
+
+    def of_tenant(self, tenant: str) -> StateManagementAbstraction:
+        """The state of another tenant: for programs. In a request the tenant comes from verified claims (`state_of`).
+
+        No operation of one tenant's state reaches another's.
+        """
+        check_key_or_refuse(StateKey(tenant, "-", "-"))
+        return StateManagementAbstraction(self._house, tenant=tenant)
+
+    # One item
+
+    async def get(self, namespace: str, key: str, *, consistency: Consistency = "near") -> StateItem | None:
+        """An item; `None` where there is none, it was deleted, or has expired. No round trip where it is kept near."""
+        item = await self._house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
+        return None if item is None or item.value is None else StateItem(item)
+
+    async def get_many(
+        self, namespace: str, keys: Sequence[str], *, consistency: Consistency = "near"
+    ) -> dict[str, StateItem]:
+        """Those of the items that there are, by key. One round trip for all that is not kept near."""
+        if isinstance(keys, str):
+            raise ConfigurationError(f"get_many({namespace!r}, {keys!r}): keys is a list, as in [{keys!r}]")
+        asked = [self._key(namespace, key) for key in keys]
+        found = await self._house.reader.several(asked, strong=_is_strong(consistency))
+        return {key.key: StateItem(item) for key, item in found.items() if item is not None and item.value is not None}
+
+    async def put(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        *,
+        if_version: int | None = None,
+        create_only: bool = False,
+        ttl: float | None = None,
+        tier: Tier | None = None,
+    ) -> StateItem:
+        """Write an item, and give it with its new version. One round trip to the backend.
+
+        `if_version` is the version that it must have (0: it must not exist); `create_only` the same as 0. After `ttl`
+        seconds it is gone, everywhere; without one it stays.
+
+        Raises:
+            StateConflict: it has another version; the error has what is there.
+            NotDurable: the tier can't be kept as configured.
+        """
+        where = self._key(namespace, key)
+        text = _text(where, value)
+        expected = _expected(if_version, create_only=create_only)
+        item = await self._house.writer.write(where, text, tier=tier, if_version=expected, expires_at=self._end(ttl))
+        self._house.wrote(item)
+        return StateItem(item)
+
+    async def patch(
+        self,
+        namespace: str,
+        key: str,
+        patch: Any,
+        *,
+        if_version: int | None = None,
+        ttl: float | None = None,
+        tier: Tier | None = None,
+    ) -> StateItem:
+        """Merge into an item (RFC 7396: members are replaced, `None` removes one), and give the result.
+
+        Patches of several at once that name different members all come through. Without `ttl` an item keeps its end.
+        Two round trips, and two more for each write of others that came between.
+
+        Raises:
+            StateConflict: with `if_version`, it has another version; without, it changed 64 times meanwhile.
+            NotDurable: the tier can't be kept as configured.
+        """
+        return await self._change(
+            self._key(namespace, key), lambda value: merge_patch(value, patch), if_version, ttl, tier
+        )
+
+    async def update(
+        self,
+        namespace: str,
+        key: str,
+        fn: Callable[[Any], Any],
+        *,
+        ttl: float | None = None,
+        tier: Tier | None = None,
+    ) -> StateItem:
+        """Make an item's value `fn(value)` (of `None` where there is none), whatever others write at the same time.
+
+        `fn` is plain and quick, and may be called several times. Round trips as in `patch`.
+
+        Raises:
+            StateConflict: it changed 64 times meanwhile.
+            NotDurable: the tier can't be kept as configured.
+        """
+        return await self._change(self._key(namespace, key), fn, None, ttl, tier)
+
+    async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
+        """Delete an item; false where there was none. One round trip, two without `if_version`.
+
+        Raises:
+            StateConflict: it has another version than `if_version`.
+        """
+        where = self._key(namespace, key)
+        expected = _expected(if_version, create_only=False)
+        if expected is None:
+            found = await self._house.reader.one(where, strong=True)
+            if found is None or found.value is None:
+                return False
+        item = await self._house.writer.write(where, None, tier=None, if_version=expected)
+        self._house.wrote(item)
+        return True
+
+    async def _change(
+        self,
+        key: StateKey,
+        fn: Callable[[Any], Any],
+        if_version: int | None,
+        ttl: float | None,
+        tier: Tier | None,
+    ) -> StateItem:
+        expected = _expected(if_version, create_only=False)
+        ends = self._end(ttl)
+        self._house.writer.check(tier)
+        for turn in range(UPDATE_TRIES):
+            found = await self._house.reader.one(key, strong=True)
+            there = found is not None and found.value is not None
+            version = found.version if found is not None and there else 0
+            if expected is not None and expected != version:
+                raise conflict(key, expected, found)
+            value = fn(loads(found.value) if found is not None and found.value is not None else None)
+            end = ends if ttl is not None or found is None or not there else found.expires_at
+            try:
+                item = await self._house.writer.write(
+                    key, _text(key, value), tier=tier, if_version=version, expires_at=end
+                )
+            except StateConflict:
+                if expected is not None or turn == UPDATE_TRIES - 1:
+                    raise
+                continue
+            self._house.wrote(item)
+            return StateItem(item)
+        raise AssertionError("the last turn returns or raises")
+
+    # Several
+
+    async def list(self, namespace: str, *, prefix: str = "", cursor: str | None = None, most: int = 100) -> StatePage:
+        """Items in the order of their keys (by code point): those whose key begins with `prefix`.
+
+        From the beginning, or on from a page's `cursor`; at most 1,000 at once. An item that is written meanwhile may
+        be in a page or not; one that was there all the time is in exactly one.
+        """
+        self._key(namespace, prefix or "-")
+        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_LISTED:
+            raise ConfigurationError(f"most={most!r}: items of a page, from 1 to {MOST_LISTED}")
+        page = await self._house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
+        return StatePage([StateItem(item) for item in page.items], page.after)
+
+    async def watch(
+        self, namespace: str, *, prefix: str = "", from_cursor: str | None = None
+    ) -> AsyncIterator[StateChange]:
+        """Each write of an item whose key begins with `prefix`, in the order of each item's versions, without end.
+
+        From now on, or on from the `cursor` of a change: without a gap, and nothing twice. Read the value by `get`; it
+        may be a newer one by then.
+
+        Raises:
+            StateCursorLost: the backend does not remember as far back (it keeps about 10,000 writes of each of its
+                parts, and none over its own end): list the items, and watch from there.
+        """
+        self._key(namespace, prefix or "-")
+        try:
+            async for change in self._house.watches.watch(
+                self._tenant, namespace, prefix=prefix, from_cursor=from_cursor
+            ):
+                yield change
+        except ValueError as exc:
+            raise ConfigurationError(f"from_cursor={from_cursor!r}: the cursor of a change, or None. {exc}") from exc
+
+    # What lasts
+
+    async def history(
+        self, namespace: str, key: str, *, before: int | None = None, most: int = 20
+    ) -> Sequence[StateRevision]:
+        """The versions that the documents had, newest first; only those below the version `before`.
+
+        Of `delayed` items that are written often, versions may never reach the documents. At least the last 100 stay.
+        """
+        revisions = await self._house.documents.history(self._key(namespace, key), before=before, most=most)
+        return [
+            StateRevision(
+                item.version,
+                None if item.value is None else loads(item.value),
+                item.value is None,
+                item.written_at,
+                stored_at,
+            )
+            for item, stored_at in revisions
+        ]
+
+    async def snapshot(self, namespace: str, *, prefix: str = "") -> StateSnapshot:
+        """Keep the items as they are now, in the documents. Each is kept as it was at a moment during the call.
+
+        Raises:
+            NotDurable: there are no documents that last (`documents=`).
+        """
+        self._key(namespace, prefix or "-")
+        return await self._house.snapshots.take(self, namespace, prefix=prefix)
+
+    async def restore(self, snapshot: str | StateSnapshot, *, exact: bool = False) -> int:
+        """Write the items of a snapshot again, as new versions. Gives how many there were.
+
+        With `exact`, items under its prefix that are not in it are deleted. Items whose time is over stay away.
+
+        Raises:
+            NoSnapshot: this tenant has none of this id.
+        """
+        id = snapshot.id if isinstance(snapshot, StateSnapshot) else snapshot
+        return await self._house.snapshots.restore(self, id, exact=exact)
+
+    async def snapshots(self) -> Sequence[StateSnapshot]:
+        """This tenant's snapshots, oldest first."""
+        return await self._house.snapshots.list(self._tenant)
+
+    # Within
+
+    def _key(self, namespace: str, key: str) -> StateKey:
+        where = StateKey(self._tenant, namespace, key)
+        check_key_or_refuse(where)
+        return where
+
+    def _end(self, ttl: float | None) -> float | None:
+        if ttl is None:
+            return None
+        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl < float("inf"):
+            raise ConfigurationError(f"ttl={ttl!r}: seconds that the item stays, above 0, or None")
+        return self._house.now() + ttl
+
+
+def check_key_or_refuse(key: StateKey) -> None:
+    """See that words can be used, and by a caller of ours.
+
+    Raises:
+        ConfigurationError: they can't.
+    """
+    if not all(isinstance(word, str) for word in key):
+        raise ConfigurationError(f"state {tuple(key)!r}: tenant, namespace and key are strings")
+    if key.namespace.startswith(RESERVED):
+        raise ConfigurationError(
+            f"namespace {key.namespace!r}: those that begin with {RESERVED!r} are Traffic Cop's own"
+        )
+    try:
+        check_key(key)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+
+
+def _text(key: StateKey, value: Any) -> str:
+    try:
+        text = dumps(value)
+        check_value(key, text)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"the value of {key.namespace}/{key.key} can't be kept as JSON: {exc}") from exc
+    return text
+
+
+def _expected(if_version: int | None, *, create_only: bool) -> int | None:
+    if if_version is not None and (
+        isinstance(if_version, bool) or not isinstance(if_version, int) or not 0 <= if_version < WHOLE
+    ):
+        raise ConfigurationError(f"if_version={if_version!r}: the version that a get or put gave, or None")
+    if create_only and if_version not in (None, 0):
+        raise ConfigurationError(f"create_only=True and if_version={if_version!r} exclude each other")
+    return 0 if create_only else if_version
+
+
+def _is_strong(consistency: Consistency) -> bool:
+    if consistency not in ("near", "strong"):
+        raise ConfigurationError(f"consistency={consistency!r} must be 'near' or 'strong'")
+    return consistency == "strong"

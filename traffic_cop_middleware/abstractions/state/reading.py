@@ -1,0 +1,152 @@
+"""How an item is found: in this worker's memory, in the backend, in the documents.
+
+Readers of one item share one question to the backend, and one to the documents. Who asks after a write was made here
+does not join a question from before it. That the documents have nothing of a key is remembered for a moment: whatever
+is written goes to the backend first, so nothing new is missed by that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+
+from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.state.near_cache import NearCache
+from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
+from traffic_cop_middleware.errors import StoreError
+
+NOTHING_FOR = 2.0
+"""Seconds that it is remembered that the documents have nothing of a key."""
+MOST_NOTHINGS = 10_000
+MOST_TURNS = 10
+
+
+class Flight:
+    """A question that several wait for."""
+
+    __slots__ = ("answered", "failure", "item", "landed")
+
+    def __init__(self) -> None:
+        self.landed = anyio.Event()
+        self.answered = False
+        self.item: Item | None = None
+        self.failure: StoreError | None = None
+
+
+class StateReader:
+    """Finds items.
+
+    `documents` is `None` where no item outlives the backend. `now` gives seconds since the epoch, `clock` seconds that
+    never go back.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        documents: DocumentStore | None,
+        *,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        most: int,
+    ) -> None:
+        self._store = store
+        self._documents = documents
+        self._clock = clock
+        self._flights: dict[StateKey, Flight] = {}
+        self._nothings: OrderedDict[StateKey, float] = OrderedDict()
+        self.near: NearCache | None = NearCache(most=most, now=now) if most else None
+        self._stop: Callable[[], None] | None = None
+        if self.near is not None:
+            self._stop = store.invalidations(self.near.heard)
+            if self._stop is None:
+                self.near = None
+
+    def close(self) -> None:
+        """Hear no longer what others write."""
+        if self._stop is not None:
+            self._stop()
+            self._stop = self.near = None
+
+    def wrote(self, key: StateKey) -> None:
+        """It was written here, or may have been: what was asked before is not good enough any more."""
+        self._flights.pop(key, None)
+        self._nothings.pop(key, None)
+        if self.near is not None:
+            self.near.heard((key,))
+
+    async def one(self, key: StateKey, *, strong: bool) -> Item | None:
+        """An item or a tombstone; `None` where nothing is known of it. At most one round trip to each store."""
+        near = self.near
+        if strong:
+            return (await self._ask((key,), strong=True))[key]
+        if near is not None and key in near:
+            return near.get(key)
+        for _ in range(MOST_TURNS):
+            flight = self._flights.get(key)
+            if flight is None:
+                break
+            await flight.landed.wait()
+            if flight.failure is not None:
+                raise StoreError(str(flight.failure)) from flight.failure
+            if flight.answered:  # else whoever asked gave up
+                return flight.item
+        return await self._lead(key)
+
+    async def _lead(self, key: StateKey) -> Item | None:
+        flight = self._flights[key] = Flight()
+        try:
+            flight.item = (await self._ask((key,)))[key]
+            flight.answered = True
+        except StoreError as exc:
+            flight.failure = exc
+            raise
+        finally:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            flight.landed.set()
+        return flight.item
+
+    async def several(self, keys: Sequence[StateKey], *, strong: bool) -> Mapping[StateKey, Item | None]:
+        """As `one`, for several at once, in as many round trips."""
+        near = None if strong else self.near
+        found = {key: near.get(key) for key in keys if near is not None and key in near}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if missing:
+            found.update(await self._ask(missing, strong=strong))
+        return found
+
+    async def _ask(self, keys: Sequence[StateKey], *, strong: bool = False) -> dict[StateKey, Item | None]:
+        near = self.near
+        fill = near.asking(keys) if near is not None else None
+        try:
+            found = dict(zip(keys, await answered(self._store.load(keys)), strict=True))
+            absent = [key for key in keys if found[key] is None]
+            if absent and self._documents is not None:
+                found.update(await self.from_documents(absent, strong=strong))
+        except BaseException:
+            if near is not None and fill is not None:
+                near.given_up(fill)
+            raise
+        if near is not None and fill is not None:
+            near.answered(fill, found)
+        return found
+
+    async def from_documents(self, keys: Sequence[StateKey], *, strong: bool = True) -> dict[StateKey, Item | None]:
+        """What the documents have of keys that the backend does not know; the backend knows it then."""
+        now = self._clock()
+        asked = list(keys) if strong else [key for key in keys if self._nothings.get(key, 0.0) <= now]
+        found: dict[StateKey, Item | None] = dict.fromkeys(keys)
+        if not asked or self._documents is None:
+            return found
+        found.update(zip(asked, await self._documents.load(asked), strict=True))
+        held = [item for item in found.values() if item is not None]
+        for key in asked:
+            if found[key] is None:
+                self._nothings[key] = now + NOTHING_FOR
+                if len(self._nothings) > MOST_NOTHINGS:
+                    self._nothings.popitem(last=False)
+        if held:
+            await answered(self._store.warm(held))
+        return found
