@@ -61,15 +61,8 @@ class StateHouse:
     def wrote(self, item: Item) -> None:
         """An item was written here."""
         self.watches.wake((item.key,))
-        self._emit(
-            "state.written",
-            {
-                "namespace": item.key.namespace,
-                "tier": item.tier,
-                "version": item.version,
-                "deleted": item.value is None,
-            },
-        )
+        told = {"namespace": item.key.namespace, "tier": item.tier, "version": item.version}
+        self._emit("state.written", {**told, "deleted": item.value is None})
 
     async def list(self, tenant: str, namespace: str, *, prefix: str, after: str | None, most: int) -> Page:
         """A page of what the backend and the documents have together; of each item the higher version."""

@@ -98,4 +98,4 @@ class StateSnapshot(NamedTuple):
     namespace: str
     prefix: str
     taken_at: float
-    count: int
+    items: int

@@ -276,7 +276,7 @@ class StateManagementAbstraction:
 
     async def snapshots(self) -> Sequence[StateSnapshot]:
         """This tenant's snapshots, oldest first."""
-        return await self._house.snapshots.list(self._tenant)
+        return await self._house.snapshots.all_of(self._tenant)
 
     # Within
 

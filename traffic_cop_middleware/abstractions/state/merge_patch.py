@@ -26,7 +26,7 @@ def merge_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
     """The patch that makes `after` of `before`.
 
     Raises:
-        ValueError: there is none, for `after` has a `None` that `before` has not: a patch says by it that a member goes.
+        ValueError: there is none: `after` has a `None` that `before` has not, and a patch removes a member by it.
     """
     patch: dict[str, Any] = dict.fromkeys(before.keys() - after.keys())
     for name, value in after.items():

@@ -87,7 +87,7 @@ class StateSnapshots:
                     await state.delete(namespace, item.key)
         return count
 
-    async def list(self, tenant: str) -> Sequence[StateSnapshot]:
+    async def all_of(self, tenant: str) -> Sequence[StateSnapshot]:
         """A tenant's snapshots, oldest first."""
         found: list[StateSnapshot] = []
         after: str | None = None
