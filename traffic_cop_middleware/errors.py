@@ -116,6 +116,10 @@ class StateCursorLost(StoreError):
     """The changes since a cursor are not all remembered: list anew, and watch from there."""
 
 
+class NobodysState(TrafficCopError):
+    """The state of a session or user was to be written, and there is none (401 where the app does not catch it)."""
+
+
 class NoSnapshot(TrafficCopError, LookupError):
     """There is no snapshot of this id, for this tenant."""
 

@@ -37,6 +37,9 @@ class LazyMapping(dict[str, Any]):
 
     __slots__ = ("_filled", "_original", "_texts", "accessed", "unsettled")
 
+    _called = "session"
+    """What errors call it."""
+
     def __init__(self) -> None:
         self._texts = NO_TEXTS
         self._original: dict[str, Any] = {}
@@ -109,7 +112,7 @@ class LazyMapping(dict[str, Any]):
         for key, value in dict.items(self):
             if type(value) in SCALARS and original.get(key, UNREAD) is value:
                 continue  # it is the very same: what can't change inside need not be encoded
-            text = _text(key, value)
+            text = _text(key, value, self._called)
             if text != texts.get(key):
                 changes[key] = text
         if len(texts) + len(changes) != dict.__len__(self) or changes:
@@ -121,7 +124,7 @@ class LazyMapping(dict[str, Any]):
     def _texts_now(self) -> dict[str, str]:
         """All of it as JSON texts."""
         self._look()
-        return {key: _text(key, value) for key, value in dict.items(self)}
+        return {key: _text(key, value, self._called) for key, value in dict.items(self)}
 
     def _recorded(self, texts: Mapping[str, str]) -> None:
         """All of it stands in a record now, as these texts."""
@@ -151,18 +154,18 @@ def _known_scalar(text: str) -> Any:
     return NO_SCALAR if text.startswith(("[", "{")) else loads(text)
 
 
-def _text(key: object, value: object) -> str:
+def _text(key: object, value: object, called: str) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"session[{key!r}]: a session's keys are strings")
+        raise TypeError(f"{called}[{key!r}]: a {called}'s keys are strings")
     try:
         key.encode()
         return dumps(value)
     except TypeError as exc:
         raise TypeError(
-            f"session[{key!r}] can't be kept: {exc}. Keep what JSON has: text, numbers, lists, dicts"
+            f"{called}[{key!r}] can't be kept: {exc}. Keep what JSON has: text, numbers, lists, dicts"
         ) from exc
     except ValueError as exc:
-        raise ValueError(f"session[{key!r}] can't be kept: {exc}") from exc
+        raise ValueError(f"{called}[{key!r}] can't be kept: {exc}") from exc
 
 
 def _looking(name: str) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.session import Session
@@ -12,6 +12,9 @@ from traffic_cop_middleware.abstractions.sessions import Owner, SessionAbstracti
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.contracts import Loaded, SessionKey
 from traffic_cop_middleware.errors import StoreError
+
+if TYPE_CHECKING:
+    from traffic_cop_middleware.abstractions.state.request_state import RequestState
 
 log = logging.getLogger("traffic_cop")
 
@@ -30,6 +33,8 @@ class RequestSession(Session):
     """Why what the session holds could not be written."""
     held: list[MutableMapping[str, Any]] | None = None
     """An error page that is held back until it is known what became of the error."""
+    state: RequestState | None = None
+    """The state of its session and user, where the request has asked for that."""
     form_token: str = ""
     """What the request's form has to bring, where nothing else says that it is of this site."""
 
@@ -109,6 +114,8 @@ class RequestSession(Session):
         if self.unsettled:
             asked, self._asked = self._asked, None
             let_go(asked)
+        if self.state is not None:
+            self.state.abandon()
 
     def bar(self, barred: Callable[[], None]) -> None:
         """Call `barred` before a login: it raises where this request must not log anybody in."""
@@ -122,6 +129,8 @@ class RequestSession(Session):
         """
         if self._touch or self._outgoing or self._next_secret:
             return False
+        if self.state is not None and self.state.changed:
+            return False
         if self.unsettled or not self._filled:
             return True
         self._found = self._changes()
@@ -132,6 +141,13 @@ class RequestSession(Session):
         found, self._found = self._found, None
         if not self.unsettled:
             await self._save(found if found is not None else self._changes())
+        if self.state is not None:
+            await self.state.commit()
+
+    @property
+    def lasts(self) -> float:
+        """Seconds until it ends in any case."""
+        return max(1.0, self._left)
 
     @property
     def cookie_age(self) -> int:
@@ -141,6 +157,11 @@ class RequestSession(Session):
     def tell_unsaved(self) -> None:
         """The response is out: what was changed since it started is told as lost, unless `save` was called."""
         changes = self._changes()
+        if self.state is not None and self.state.changed:
+            log.warning(
+                "state was changed after the response had started, and that is lost: call await state.user.save() then"
+            )
+            self._house.emit("state.write_dropped", {"session": self.id})
         if changes:
             log.warning(
                 "a session was changed after the response had started, and that is lost: call await session.save() then"

@@ -162,6 +162,8 @@ class Session(LazyMapping):
             identity = await self._house.create(owner, texts, replaces=former.key.id if again else None)
             if former.secret and not again:
                 await self._house.end(former.key, former.owner.kind, "login")
+            if former.secret and former.owner.subject in (None, subject):
+                await self._take_along(former, identity)
             self._recorded(texts)
             self._left = self._house.policy.lifetime
             return self._become(identity)
@@ -402,7 +404,13 @@ class Session(LazyMapping):
             if identity is None:
                 self._vanished(0)
                 raise InvalidToken("this session has ended meanwhile")
+            await self._take_along(former, identity)
             return self._become(identity)
+
+    async def _take_along(self, former: Identity, identity: Identity) -> None:
+        """The session's state goes where the session goes."""
+        if self._house.state is not None:
+            await self._house.state.move_session(former, identity, ttl=self._left)
 
     @contextmanager
     def _moves(self) -> Iterator[None]:

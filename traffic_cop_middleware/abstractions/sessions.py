@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from traffic_cop_middleware.abstractions.asking import answered, aside, let_go
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
@@ -20,6 +20,9 @@ from traffic_cop_middleware.abstractions.subjects import subject_of
 from traffic_cop_middleware.abstractions.verified_tokens import Verified, VerifiedTokens
 from traffic_cop_middleware.contracts import ForeignTokens, Loaded, SessionKey, SessionStore, TokenCodec
 from traffic_cop_middleware.errors import InvalidToken, TooManySessions
+
+if TYPE_CHECKING:
+    from traffic_cop_middleware.abstractions.state.house import StateHouse
 
 COOKIE, ACCESS, REFRESH, IDENTITY = "session+jwt", "at+jwt", "rt+jwt", "identity+jwt"
 """The types of tokens (`typ`, RFC 8725, section 3.11): none is taken for another."""
@@ -98,6 +101,8 @@ class SessionAbstraction:
         self.foreign = foreign
         self.clock = clock
         self.publish = publish
+        self.state: StateHouse | None = None
+        """Where the state of sessions and users is, if the backend keeps state."""
         self._verified = VerifiedTokens(codec, clock=clock, place=key_of)
 
     # Tokens

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from starlette.requests import HTTPConnection
 
 from traffic_cop_middleware.abstractions.policies import Rate, capacity, parse_rates
+from traffic_cop_middleware.abstractions.state.request_state import PARTS
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.keys import Key, KeyFunction, by_ip, key_of
 
-__all__ = ["Cost", "Limit", "Marks", "exempt", "limit", "limits_of", "marks_of"]
+__all__ = ["Cost", "Limit", "Marks", "exempt", "limit", "limits_of", "marks_of", "uses_state"]
 
 ATTRIBUTE = "__traffic_cop__"
 
@@ -45,6 +46,8 @@ class Marks:
 
     limits: tuple[Limit, ...] = field(default=())
     exempt: bool = False
+    state: tuple[str, ...] = ()
+    """Which parts of the state come with the session: "session", "user"."""
 
 
 def limit(
@@ -109,6 +112,30 @@ def exempt(endpoint: Endpoint) -> Endpoint:
     """Free an endpoint of the stack's limits and those of subtrees. Its own `@limit` marks, if any, still count."""
     _mark(endpoint, replace(marks_of(endpoint), exempt=True), "@exempt")
     return endpoint
+
+
+def uses_state(*parts: str) -> Callable[[Endpoint], Endpoint]:
+    """Mark an endpoint as one that reads `state_of(request)`: the state then comes in the session's round trip.
+
+    `parts` are "session", "user" or both; both when left out. `Depends(state_of)` says the same.
+
+    Raises:
+        ConfigurationError: there is no such part.
+    """
+    wanted = parts or PARTS
+    for part in wanted:
+        if part not in PARTS:
+            raise ConfigurationError(
+                f"@uses_state({part!r}): there are {', '.join(map(repr, PARTS))}"
+                + (". Write it with parentheses: @uses_state()" if callable(part) else "")
+            )
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        marks = marks_of(endpoint)
+        _mark(endpoint, replace(marks, state=tuple(dict.fromkeys((*marks.state, *wanted)))), "@uses_state")
+        return endpoint
+
+    return mark
 
 
 def marks_of(endpoint: Any) -> Marks:

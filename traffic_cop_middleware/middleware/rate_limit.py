@@ -21,6 +21,7 @@ from traffic_cop_middleware.middleware.gateway_matches import GatewayMatches, ca
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
 from traffic_cop_middleware.middleware.plans import Plan, Planner
 from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusal, answer_to, answer_with, refuse
+from traffic_cop_middleware.middleware.request_state import ask_state
 from traffic_cop_middleware.middleware.route_table import Matched, RouteTable
 
 STARTS = ("http.response.start", "websocket.accept")
@@ -144,6 +145,8 @@ class RateLimitLayer:
 
     def _limit(self, scope: Scope, receive: Receive, send: Send, context: TrafficContext) -> Awaitable[None]:
         method = scope.get("method", "GET")
+        if context.route.marks.state and context.session is not None:
+            ask_state(context.session, context.route.marks.state)
         plan: Plan | None = context.route.plans.get(method)
         if plan is None:
             plan = self._planner.plan(context.route, method, self._table.path(scope))
@@ -216,7 +219,7 @@ class RateLimitLayer:
 
         app = self._unrouted if context.gateway_routes is None else self.app
         session = context.session
-        if session is not None and session.unsettled and not session.settle_at_once():
+        if session is not None and ((session.unsettled and not session.settle_at_once()) or session.state is not None):
             return _settled(session, app, scope, receive, send_with_fields)
         return app(scope, receive, send_with_fields)
 
@@ -236,7 +239,10 @@ class RateLimitLayer:
 
 async def _settled(session: RequestSession, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Go on when the session's record has come; it was asked in the same round trip."""
-    await session.settle()
+    if session.unsettled:
+        await session.settle()
+    if session.state is not None:
+        await session.state.settle()
     await app(scope, receive, send)
 
 

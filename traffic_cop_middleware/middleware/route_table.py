@@ -31,6 +31,7 @@ from starlette.types import Scope
 
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.marks import Marks, is_marked, marks_of
+from traffic_cop_middleware.middleware.request_state import state_marks
 from traffic_cop_middleware.middleware.route_index import RouteIndex, Shape, one_segment
 
 log = logging.getLogger("traffic_cop")
@@ -75,8 +76,10 @@ class Entry:
 
     __slots__ = ("full", "inner", "lasting", "matches", "partial", "pure")
 
-    def __init__(self, template: str, endpoint: object, matches: Matches, inner: Level | None, lasting: bool) -> None:
-        self.full = Matched(template, endpoint, marks_of(endpoint))
+    def __init__(
+        self, template: str, endpoint: object, matches: Matches, inner: Level | None, lasting: bool, *, marks: Marks
+    ) -> None:
+        self.full = Matched(template, endpoint, marks)
         # A wrong method is answered 405 without entering the endpoint, so its marks say nothing.
         self.partial = Matched(template, endpoint, Marks())
         self.matches = matches
@@ -336,7 +339,11 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iter
                 reading.unreadable.append(repr(original))
         reading.routes.append((template, id(original), id(endpoint)))
         lasting = lasting and CONVERTORS.issuperset(map(type, convertors.values()))
-        yield _shape(path if by_path else None, convertors), Entry(template, endpoint, matches, inner, lasting)
+        marks = state_marks(effective, marks_of(endpoint))
+        yield (
+            _shape(path if by_path else None, convertors),
+            Entry(template, endpoint, matches, inner, lasting, marks=marks),
+        )
 
 
 def _matches(original: Any, effective: Any) -> Matches:

@@ -16,7 +16,15 @@ from traffic_cop_middleware.abstractions.session import Session, csrf_token_of
 from traffic_cop_middleware.abstractions.sessions import ACCESS, COOKIE
 from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
-from traffic_cop_middleware.errors import InvalidToken, KeysUnavailable, NoRecord, StoreError, TooManySessions
+from traffic_cop_middleware.errors import (
+    InvalidToken,
+    KeysUnavailable,
+    NobodysState,
+    NoRecord,
+    StateConflict,
+    StoreError,
+    TooManySessions,
+)
 from traffic_cop_middleware.middleware.context import KEY
 from traffic_cop_middleware.middleware.cookies import CookieSettings
 from traffic_cop_middleware.middleware.credentials import credentials
@@ -55,6 +63,15 @@ NOTHING_KEPT = answer_with(
     Refusal(403, (), "", 0, "Another issuer signed your token: nothing can be kept for it here. Log in here first."),
     title="Forbidden",
 )
+NOBODY = answer_with(
+    Refusal(401, (), "", 0, "This is for somebody who is logged in. Log in first."),
+    title="Unauthorized",
+    fields=[(b"www-authenticate", b"Bearer")],
+)
+CHANGED = answer_with(
+    Refusal(409, (), "", 0, "Somebody else changed this at the same time. Look at it again, and decide anew."),
+    title="Conflict",
+)
 ENDED = answer_with(
     Refusal(401, (), "", 0, "Your session has ended, or your token is not valid. Log in again."),
     title="Unauthorized",
@@ -87,6 +104,8 @@ ANSWERS: Sequence[tuple[type[Exception], Answer]] = (
     (TwoSubjects, TWO_SUBJECTS),
     (TwoTokens, TWO_TOKENS),
     (NoRecord, NOTHING_KEPT),
+    (NobodysState, NOBODY),
+    (StateConflict, CHANGED),
     (InvalidToken, ENDED),
 )
 """What a request is answered where its endpoint lets one of these pass: none of them is the app's fault, so no 500."""

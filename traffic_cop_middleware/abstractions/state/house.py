@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.sessions import Identity
 from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
 from traffic_cop_middleware.abstractions.state.reading import StateReader
 from traffic_cop_middleware.abstractions.state.snapshots import StateSnapshots
 from traffic_cop_middleware.abstractions.state.watching import StateWatches
 from traffic_cop_middleware.abstractions.state.writing import StateWriter
-from traffic_cop_middleware.contracts import DocumentStore, Item, Page, StateStore
+from traffic_cop_middleware.contracts import DocumentStore, Item, Page, StateKey, StateStore
+from traffic_cop_middleware.errors import StoreError
+
+log = logging.getLogger("traffic_cop.state")
 
 NEAR_ITEMS = 10_000
+
+
+def session_key(claims: Mapping[str, Any], id: str) -> StateKey:
+    """Where the state of a session is."""
+    return StateKey(tenant_of(claims), "session", id)
+
+
+def tenant_of(claims: Mapping[str, Any]) -> str:
+    """The tenant that verified claims name; "" where they name none."""
+    tenant = claims.get("tenant", "")
+    return tenant if isinstance(tenant, str) else ""
 
 
 class StateHouse:
@@ -63,6 +79,20 @@ class StateHouse:
         self.watches.wake((item.key,))
         told = {"namespace": item.key.namespace, "tier": item.tier, "version": item.version}
         self._emit("state.written", {**told, "deleted": item.value is None})
+
+    async def move_session(self, former: Identity, identity: Identity, *, ttl: float) -> None:
+        """A session has another id from now on: its state goes along. One round trip where it has none."""
+        before = session_key(former.owner.claims, former.key.id)
+        after = session_key(identity.owner.claims, identity.key.id)
+        try:
+            held = await self.reader.one(before, strong=True)
+            if held is None or held.value is None:
+                return
+            await self.writer.write(after, held.value, tier=held.tier, expires_at=self.now() + ttl)
+            await self.writer.write(before, None, tier=None)
+        except StoreError as exc:
+            log.warning("a session has a new id, and its state could not go along (%s): it is under the old one", exc)
+            self._emit("state.write_dropped", {"session": identity.key.id})
 
     async def list(self, tenant: str, namespace: str, *, prefix: str, after: str | None, most: int) -> Page:
         """A page of what the backend and the documents have together; of each item the higher version."""

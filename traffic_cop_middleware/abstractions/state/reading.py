@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import anyio
 
-from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.state.near_cache import NearCache
+from traffic_cop_middleware.abstractions.asking import answered, let_go
+from traffic_cop_middleware.abstractions.state.near_cache import Fill, NearCache
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
 from traffic_cop_middleware.errors import StoreError
 
@@ -33,6 +34,17 @@ class Flight:
         self.answered = False
         self.item: Item | None = None
         self.failure: StoreError | None = None
+
+
+class Question:
+    """An item that was asked for, and whose answer nobody has waited for yet."""
+
+    __slots__ = ("asked", "fill", "key")
+
+    def __init__(self, key: StateKey, asked: Any, fill: Fill | None) -> None:
+        self.key = key
+        self.asked = asked
+        self.fill = fill
 
 
 class StateReader:
@@ -93,6 +105,39 @@ class StateReader:
             if flight.answered:  # else whoever asked gave up
                 return flight.item
         return await self._lead(key)
+
+    def ask(self, key: StateKey) -> Question:
+        """Ask for an item without waiting: what else is asked in this tick travels along. `hear` has the answer.
+
+        Raises:
+            StoreUnavailable: the backend is away.
+        """
+        near = self.near
+        if near is not None and key in near:
+            return Question(key, (near.get(key),), None)
+        fill = near.asking((key,)) if near is not None else None
+        return Question(key, self._store.load((key,)), fill)
+
+    async def hear(self, question: Question) -> Item | None:
+        """The answer, as `one` would give it."""
+        key, near, fill = question.key, self.near, question.fill
+        try:
+            item: Item | None = (await answered(question.asked))[0]
+            if item is None and self._documents is not None:
+                item = (await self.from_documents((key,), strong=False))[key]
+        except BaseException:
+            if near is not None and fill is not None:
+                near.given_up(fill)
+            raise
+        if near is not None and fill is not None:
+            near.answered(fill, {key: item})
+        return item
+
+    def let_go(self, question: Question) -> None:
+        """Nobody will wait for this answer."""
+        let_go(question.asked)
+        if self.near is not None and question.fill is not None:
+            self.near.given_up(question.fill)
 
     async def _lead(self, key: StateKey) -> Item | None:
         flight = self._flights[key] = Flight()

@@ -1,0 +1,216 @@
+"""The state of one request's session and user, as mappings that write what was changed.
+
+Each is one item: a JSON object in the namespace "session" or "user", of the tenant that the session's verified claims
+name. What was changed is merged by key into what is there by then, so two requests that change different keys both keep
+their change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, overload
+
+from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.lazy_mapping import LazyMapping
+from traffic_cop_middleware.abstractions.request_session import RequestSession
+from traffic_cop_middleware.abstractions.state.house import StateHouse, tenant_of
+from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
+from traffic_cop_middleware.abstractions.state.reading import Question
+from traffic_cop_middleware.contracts import Item, StateKey, Tier
+from traffic_cop_middleware.errors import NobodysState, SessionNotReady
+
+PARTS = ("session", "user")
+
+
+class StateMapping(LazyMapping):
+    """The state of a session or of a user: string keys, JSON values, changed as any dict.
+
+    What was changed is written when the response starts, or by `save`. `tier` is where it is to be kept; `None` leaves
+    it where it is, which for new state is "cache".
+    """
+
+    __slots__ = ("_called", "_name", "_of", "tier", "version")
+
+    def __init__(self, of: RequestState, name: str) -> None:
+        super().__init__()
+        self._of = of
+        self._name = name
+        self._called = f"state.{name}"
+        self.unsettled = True
+        self.tier: Tier | None = None
+        self.version = 0
+        """The version that was read, or written last; 0 while there is none."""
+
+    async def load(self) -> None:
+        """Read it, where that was not done with the session. One round trip."""
+        if self.unsettled:
+            item = await self._of.read(self._name)
+            self.take(None if item is None else item.value, 0 if item is None else item.version)
+
+    async def save(self) -> None:
+        """Write what was changed, now. Two round trips, and two more for each write of others that came between.
+
+        Raises:
+            NobodysState: nobody's session, so there is nobody whose state this would be.
+            StateConflict: it changed 64 times meanwhile.
+            NotDurable: its `tier` can't be kept as configured.
+        """
+        changes = {} if self.unsettled else self._changes()
+        if not changes and not (self.tier is not None and self._filled):
+            return
+        texts = dict(changes)
+        written = await self._of.change(self._name, lambda value: _merged(value, texts), self.tier)
+        self._written(changes)
+        self.version = written
+
+    @overload
+    def update(self, key: str, fn: Callable[[Any], Any], /) -> Awaitable[Any]: ...
+
+    @overload
+    def update(self, *others: Any, **values: Any) -> None: ...
+
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride] - the second overload takes what a dict's takes
+        self, *arguments: Any, **values: Any
+    ) -> Awaitable[Any] | None:
+        """`await state.user.update(key, fn)` writes `fn` of what stands under a key by then; else a dict's `update`.
+
+        `fn` gets the value (`None`: nothing) and gives the new one, which is the answer; it may be called again. Two
+        round trips, and two more for each write of others that came between.
+        """
+        if len(arguments) == 2:
+            return self._update(*arguments)
+        super().update(*arguments, **values)
+        return None
+
+    async def _update(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        made: list[Any] = [None]
+
+        def changed(value: Any) -> Any:
+            held = dict(value) if isinstance(value, Mapping) else {}
+            made[0] = fn(held.get(key))
+            return {**held, key: made[0]}
+
+        self.version = await self._of.change(self._name, changed, self.tier)
+        if not self.unsettled:
+            self._put(key, made[0], dumps(made[0]))
+        return made[0]
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to write.
+
+        Raises:
+            TypeError, ValueError: something in it is no JSON.
+        """
+        return not self.unsettled and bool(self._changes())
+
+    def take(self, text: str | None, version: int) -> None:
+        """It has come."""
+        value = loads(text) if text is not None else {}
+        self.version = version
+        self._hold({key: dumps(each) for key, each in value.items()} if isinstance(value, dict) else {})
+        self.unsettled = False
+
+    def _look(self) -> None:
+        if self.unsettled:
+            raise SessionNotReady(
+                f"state.{self._name} was not read yet. Mark the endpoint with @uses_state({self._name!r}), and it "
+                f"comes with the session; or await state.{self._name}.load()"
+            )
+        super()._look()
+
+
+class RequestState:
+    """The state of whoever sends this request: `session`, `user`, and `of_tenant` for all else of their tenant."""
+
+    def __init__(self, house: StateHouse, session: RequestSession) -> None:
+        self._house = house
+        self._session = session
+        self._asked: dict[StateKey, Question] = {}
+        self.session = StateMapping(self, "session")
+        self.user = StateMapping(self, "user")
+
+    @property
+    def tenant(self) -> StateManagementAbstraction:
+        """All state of the tenant that the session's verified claims name; of the app itself where they name none."""
+        return StateManagementAbstraction(self._house, tenant=self._tenant())
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Ask for these, by the token, without waiting: they travel with the session's own question."""
+        for name in names:
+            key = self._key(name)
+            if key is not None and key not in self._asked:
+                self._asked[key] = self._house.reader.ask(key)
+
+    async def settle(self) -> None:
+        """Wait for what was asked; the session's record is there.
+
+        Raises:
+            StoreError: a store is away.
+        """
+        asked, self._asked = self._asked, {}
+        for key, question in asked.items():
+            item = await self._house.reader.hear(question)
+            name = key.namespace
+            mapping = self.session if name == "session" else self.user
+            if self._key(name) == key:  # else the session does not stand, and this is nobody's business any more
+                live = item if item is not None and item.value is not None else None
+                mapping.take(None if live is None else live.value, 0 if live is None else live.version)
+
+    def abandon(self) -> None:
+        """Nobody waits for what was asked."""
+        asked, self._asked = self._asked, {}
+        for question in asked.values():
+            self._house.reader.let_go(question)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to write."""
+        return self.session.changed or self.user.changed
+
+    async def commit(self) -> None:
+        """Write what was changed."""
+        for mapping in (self.session, self.user):
+            if mapping.changed:
+                await mapping.save()
+
+    async def read(self, name: str) -> Item | None:
+        """The item of a part; `None` where there is none, or nobody."""
+        key = self._key(name)
+        if key is None:
+            return None
+        item = await self._house.reader.one(key, strong=False)
+        return None if item is None or item.value is None else item
+
+    async def change(self, name: str, fn: Callable[[Any], Any], tier: Tier | None) -> int:
+        """Make the item of a part `fn` of what is there by then. Gives its version."""
+        key = self._key(name)
+        if key is None:
+            who = "no session" if name == "session" else "nobody logged in"
+            raise NobodysState(f"state.{name}: this client has {who}, so there is nobody whose state this would be")
+        ttl = self._session.lasts if name == "session" else None
+        state = StateManagementAbstraction(self._house, tenant=key.tenant)
+        return (await state.update(key.namespace, key.key, fn, tier=tier, ttl=ttl)).version
+
+    def _tenant(self) -> str:
+        return tenant_of(self._session.claims)
+
+    def _key(self, name: str) -> StateKey | None:
+        session = self._session
+        word = (session.known_id or None) if name == "session" else session.subject
+        if word is None or (name == "session" and session.issuer):  # no record, so no session that could end
+            return None
+        if session.issuer:
+            word = f"{session.issuer} {word}"
+        return StateKey(self._tenant(), name, word)
+
+
+def _merged(value: Any, texts: Mapping[str, str | None]) -> dict[str, Any]:
+    """An object with the members of `texts` replaced, and those that are `None` removed."""
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for key, text in texts.items():
+        if text is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = loads(text)
+    return merged
