@@ -410,7 +410,7 @@ class Session(LazyMapping):
     async def _take_along(self, former: Identity, identity: Identity) -> None:
         """The session's state goes where the session goes."""
         if self._house.state is not None:
-            await self._house.state.move_session(former, identity, ttl=self._left)
+            await self._house.state.house.move_session(former, identity, ttl=self._left)
 
     @contextmanager
     def _moves(self) -> Iterator[None]:

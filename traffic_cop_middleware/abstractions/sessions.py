@@ -22,7 +22,7 @@ from traffic_cop_middleware.contracts import ForeignTokens, Loaded, SessionKey, 
 from traffic_cop_middleware.errors import InvalidToken, TooManySessions
 
 if TYPE_CHECKING:
-    from traffic_cop_middleware.abstractions.state.house import StateHouse
+    from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 
 COOKIE, ACCESS, REFRESH, IDENTITY = "session+jwt", "at+jwt", "rt+jwt", "identity+jwt"
 """The types of tokens (`typ`, RFC 8725, section 3.11): none is taken for another."""
@@ -101,7 +101,7 @@ class SessionAbstraction:
         self.foreign = foreign
         self.clock = clock
         self.publish = publish
-        self.state: StateHouse | None = None
+        self.state: StateManagementAbstraction | None = None
         """Where the state of sessions and users is, if the backend keeps state."""
         self._verified = VerifiedTokens(codec, clock=clock, place=key_of)
 

@@ -42,10 +42,10 @@ def state_with(session: RequestSession) -> RequestState:
     """
     state = session.state
     if state is None:
-        house = session.house.state
-        if house is None:
+        kept = session.house.state
+        if kept is None:
             raise LookupError("this backend keeps no state. Use memory:// or redis://, or TrafficCop instead of a part")
-        state = session.state = RequestState(house, session)
+        state = session.state = RequestState(kept, session)
     return state
 
 

@@ -65,6 +65,11 @@ class StateHouse:
         self.watches = StateWatches(store)
         self.snapshots = StateSnapshots(documents, now=now)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether what is written can wait in an outbox for documents that last."""
+        return self.flusher is not None
+
     def close(self) -> None:
         """Hear no longer what others write."""
         self.reader.close()

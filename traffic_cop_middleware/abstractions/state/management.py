@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
@@ -15,6 +15,7 @@ from traffic_cop_middleware.abstractions.state.items import (
     StateSnapshot,
 )
 from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
+from traffic_cop_middleware.abstractions.state.synchronisation import How, Push, Pushed, StatePushes, take_over
 from traffic_cop_middleware.abstractions.state.writing import conflict
 from traffic_cop_middleware.contracts import StateKey, Tier
 from traffic_cop_middleware.contracts.state import WHOLE, check_key, check_value
@@ -48,8 +49,10 @@ class StateManagementAbstraction:
         ConfigurationError: an argument can't be used.
     """
 
-    def __init__(self, house: StateHouse, *, tenant: str = "") -> None:
-        self._house = house
+    def __init__(self, house: StateHouse, pushes: StatePushes, *, tenant: str = "") -> None:
+        self.house = house
+        """What the state of all tenants has in common."""
+        self._pushes = pushes
         self._tenant = tenant
 
     @property
@@ -63,13 +66,13 @@ class StateManagementAbstraction:
         No operation of one tenant's state reaches another's.
         """
         check_key_or_refuse(StateKey(tenant, "-", "-"))
-        return StateManagementAbstraction(self._house, tenant=tenant)
+        return StateManagementAbstraction(self.house, self._pushes, tenant=tenant)
 
     # One item
 
     async def get(self, namespace: str, key: str, *, consistency: Consistency = "near") -> StateItem | None:
         """An item; `None` where there is none, it was deleted, or has expired. No round trip where it is kept near."""
-        item = await self._house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
+        item = await self.house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
         return None if item is None or item.value is None else StateItem(item)
 
     async def get_many(
@@ -79,7 +82,7 @@ class StateManagementAbstraction:
         if isinstance(keys, str):
             raise ConfigurationError(f"get_many({namespace!r}, {keys!r}): keys is a list, as in [{keys!r}]")
         asked = [self._key(namespace, key) for key in keys]
-        found = await self._house.reader.several(asked, strong=_is_strong(consistency))
+        found = await self.house.reader.several(asked, strong=_is_strong(consistency))
         return {key.key: StateItem(item) for key, item in found.items() if item is not None and item.value is not None}
 
     async def put(
@@ -105,8 +108,8 @@ class StateManagementAbstraction:
         where = self._key(namespace, key)
         text = _text(where, value)
         expected = _expected(if_version, create_only=create_only)
-        item = await self._house.writer.write(where, text, tier=tier, if_version=expected, expires_at=self._end(ttl))
-        self._house.wrote(item)
+        item = await self.house.writer.write(where, text, tier=tier, if_version=expected, expires_at=self._end(ttl))
+        self.house.wrote(item)
         return StateItem(item)
 
     async def patch(
@@ -160,11 +163,11 @@ class StateManagementAbstraction:
         where = self._key(namespace, key)
         expected = _expected(if_version, create_only=False)
         if expected is None:
-            found = await self._house.reader.one(where, strong=True)
+            found = await self.house.reader.one(where, strong=True)
             if found is None or found.value is None:
                 return False
-        item = await self._house.writer.write(where, None, tier=None, if_version=expected)
-        self._house.wrote(item)
+        item = await self.house.writer.write(where, None, tier=None, if_version=expected)
+        self.house.wrote(item)
         return True
 
     async def _change(
@@ -177,9 +180,9 @@ class StateManagementAbstraction:
     ) -> StateItem:
         expected = _expected(if_version, create_only=False)
         ends = self._end(ttl)
-        self._house.writer.check(tier)
+        self.house.writer.check(tier)
         for turn in range(UPDATE_TRIES):
-            found = await self._house.reader.one(key, strong=True)
+            found = await self.house.reader.one(key, strong=True)
             there = found is not None and found.value is not None
             version = found.version if found is not None and there else 0
             if expected is not None and expected != version:
@@ -187,14 +190,14 @@ class StateManagementAbstraction:
             value = fn(loads(found.value) if found is not None and found.value is not None else None)
             end = ends if ttl is not None or found is None or not there else found.expires_at
             try:
-                item = await self._house.writer.write(
+                item = await self.house.writer.write(
                     key, _text(key, value), tier=tier, if_version=version, expires_at=end
                 )
             except StateConflict:
                 if expected is not None or turn == UPDATE_TRIES - 1:
                     raise
                 continue
-            self._house.wrote(item)
+            self.house.wrote(item)
             return StateItem(item)
         raise AssertionError("the last turn returns or raises")
 
@@ -209,7 +212,7 @@ class StateManagementAbstraction:
         self._key(namespace, prefix or "-")
         if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_LISTED:
             raise ConfigurationError(f"most={most!r}: items of a page, from 1 to {MOST_LISTED}")
-        page = await self._house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
+        page = await self.house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
         return StatePage([StateItem(item) for item in page.items], page.after)
 
     async def watch(
@@ -226,7 +229,7 @@ class StateManagementAbstraction:
         """
         self._key(namespace, prefix or "-")
         try:
-            async for change in self._house.watches.watch(
+            async for change in self.house.watches.watch(
                 self._tenant, namespace, prefix=prefix, from_cursor=from_cursor
             ):
                 yield change
@@ -242,7 +245,7 @@ class StateManagementAbstraction:
 
         Of `delayed` items that are written often, versions may never reach the documents. At least the last 100 stay.
         """
-        revisions = await self._house.documents.history(self._key(namespace, key), before=before, most=most)
+        revisions = await self.house.documents.history(self._key(namespace, key), before=before, most=most)
         return [
             StateRevision(
                 item.version,
@@ -261,7 +264,7 @@ class StateManagementAbstraction:
             NotDurable: there are no documents that last (`documents=`).
         """
         self._key(namespace, prefix or "-")
-        return await self._house.snapshots.take(self, namespace, prefix=prefix)
+        return await self.house.snapshots.take(self, namespace, prefix=prefix)
 
     async def restore(self, snapshot: str | StateSnapshot, *, exact: bool = False) -> int:
         """Write the items of a snapshot again, as new versions. Gives how many there were.
@@ -272,11 +275,46 @@ class StateManagementAbstraction:
             NoSnapshot: this tenant has none of this id.
         """
         id = snapshot.id if isinstance(snapshot, StateSnapshot) else snapshot
-        return await self._house.snapshots.restore(self, id, exact=exact)
+        return await self.house.snapshots.restore(self, id, exact=exact)
 
     async def snapshots(self) -> Sequence[StateSnapshot]:
         """This tenant's snapshots, oldest first."""
-        return await self._house.snapshots.all_of(self._tenant)
+        return await self.house.snapshots.all_of(self._tenant)
+
+    # Other services
+
+    async def push(self, namespace: str, key: str, *, to: str | Iterable[str]) -> Sequence[Push]:
+        """Push an item as it is now to services (`TrafficCop(state_services={"billing": …})`), and give what became of
+        that: `done`, `pending` (it is tried again, with the newest version), or `failed` with the reason.
+
+        Raises:
+            ConfigurationError: a service of that name is not known.
+        """
+        return await self._pushes.push(self._key(namespace, key), to)
+
+    async def pushes(self, namespace: str, key: str) -> Sequence[Push]:
+        """What became of the pushes of an item: the last one to each service."""
+        return await self._pushes.status(self._key(namespace, key))
+
+    async def take_over(self, pushed: Pushed, *, how: How = "last") -> StateItem | None:
+        """Take an item that another service pushed, under this tenant; what is here of it then.
+
+        `how`: "last" takes its value, "merge" merges it into the one here (RFC 7396), "strict" takes it unless the item
+        was changed here since the last time. What comes twice, or after a newer one, changes nothing.
+
+        Raises:
+            StateConflict: "strict", and it was changed here; the error has both versions.
+            ConfigurationError: the item is of another tenant.
+        """
+        if how not in ("last", "merge", "strict"):
+            raise ConfigurationError(f"how={how!r} must be 'last', 'merge' or 'strict'")
+        if pushed.tenant != self._tenant:
+            raise ConfigurationError(
+                f"the item is of the tenant {pushed.tenant!r}, and this is the state of {self._tenant!r}: where it may "
+                "be taken, write cop.state.of_tenant(…).take_over(…)"
+            )
+        item = await take_over(self.house, self._key(pushed.namespace, pushed.key), pushed, how=how)
+        return None if item is None or item.value is None else StateItem(item)
 
     # Within
 
@@ -290,7 +328,7 @@ class StateManagementAbstraction:
             return None
         if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl < float("inf"):
             raise ConfigurationError(f"ttl={ttl!r}: seconds that the item stays, above 0, or None")
-        return self._house.now() + ttl
+        return self.house.now() + ttl
 
 
 def check_key_or_refuse(key: StateKey) -> None:

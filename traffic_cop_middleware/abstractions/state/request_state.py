@@ -13,7 +13,7 @@ from typing import Any, overload
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.lazy_mapping import LazyMapping
 from traffic_cop_middleware.abstractions.request_session import RequestSession
-from traffic_cop_middleware.abstractions.state.house import StateHouse, tenant_of
+from traffic_cop_middleware.abstractions.state.house import tenant_of
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.reading import Question
 from traffic_cop_middleware.contracts import Item, StateKey, Tier
@@ -123,8 +123,9 @@ class StateMapping(LazyMapping):
 class RequestState:
     """The state of whoever sends this request: `session`, `user`, and `of_tenant` for all else of their tenant."""
 
-    def __init__(self, house: StateHouse, session: RequestSession) -> None:
-        self._house = house
+    def __init__(self, state: StateManagementAbstraction, session: RequestSession) -> None:
+        self._state = state
+        self._house = state.house
         self._session = session
         self._asked: dict[StateKey, Question] = {}
         self.session = StateMapping(self, "session")
@@ -133,7 +134,7 @@ class RequestState:
     @property
     def tenant(self) -> StateManagementAbstraction:
         """All state of the tenant that the session's verified claims name; of the app itself where they name none."""
-        return StateManagementAbstraction(self._house, tenant=self._tenant())
+        return self._state.of_tenant(self._tenant())
 
     def ask(self, names: Iterable[str]) -> None:
         """Ask for these, by the token, without waiting: they travel with the session's own question."""
@@ -189,7 +190,7 @@ class RequestState:
             who = "no session" if name == "session" else "nobody logged in"
             raise NobodysState(f"state.{name}: this client has {who}, so there is nobody whose state this would be")
         ttl = self._session.lasts if name == "session" else None
-        state = StateManagementAbstraction(self._house, tenant=key.tenant)
+        state = self._state.of_tenant(key.tenant)
         return (await state.update(key.namespace, key.key, fn, tier=tier, ttl=ttl)).version
 
     def _tenant(self) -> str:
