@@ -22,10 +22,13 @@ from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionPolicy
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
+from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
+from traffic_cop_middleware.abstractions.state.synchronisation import Service
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, LIMITS, BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
+from traffic_cop_middleware.composition.state_settings import StateSettings
 from traffic_cop_middleware.contracts import Backend, Observer
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.access_log import AccessLog
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("traffic_cop")
 
 DEFAULT_POLICY = SessionPolicy()
+DEFAULT_STATE = StateSettings()
 DEFAULT_METRICS = MetricsSettings()
 
 
@@ -96,6 +100,10 @@ class CopSettings(BackendKwargs, total=False):
     session_issuer: str
     session_audience: str
     session_issuers: Sequence[Issuer]
+    documents: str
+    documents_deadline: float
+    state_near_items: int
+    state_services: Mapping[str, Service]
     proxy_routes: Iterable[GatewayRoute]
     cors: Mapping[str, CorsPolicy]
     metrics: bool
@@ -193,6 +201,11 @@ class TrafficCop:
         session_size: bytes that a session may hold.
         session_issuer, session_audience: `iss` and `aud` of the tokens.
         session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
+        documents: where state lasts: "sqlite:///state.db", "arangodb://user:password@host:8529/db"; "memory://" (by
+            default) keeps nothing, so state then is of the tier "cache" only.
+        documents_deadline: seconds that a call to the documents may take.
+        state_near_items: items of state that this worker keeps in front of a shared backend; 0 keeps none.
+        state_services: who gets state that is pushed, by name: async functions of what is `Pushed`.
         proxy_routes: routes to other services (`route(…)`); `cop.route(…)` adds more.
         cors: CORS policies by name, for paths of the app and for routes that name one; `cop.cors` changes them.
         metrics: whether requests are counted and timed, for `cop.analytics` and `metrics_path`.
@@ -210,6 +223,7 @@ class TrafficCop:
     """
 
     _sessions_may_be_outside = False
+    _keeps_state = True
     _kinds = frozenset({ROUTES, LIMITS, CORS})
     """The records that this cop goes by."""
 
@@ -245,6 +259,10 @@ class TrafficCop:
         session_issuer: str = "traffic-cop",
         session_audience: str = "traffic-cop",
         session_issuers: Sequence[Issuer] = (),
+        documents: str = DEFAULT_STATE.documents,
+        documents_deadline: float = DEFAULT_STATE.deadline,
+        state_near_items: int = DEFAULT_STATE.near_items,
+        state_services: Mapping[str, Service] | None = None,
         proxy_routes: Iterable[GatewayRoute] = (),
         cors: Mapping[str, CorsPolicy] | None = None,
         metrics: bool = False,
@@ -319,6 +337,13 @@ class TrafficCop:
                 deadline=deadline,
                 on_outage=on_outage,
                 expected_workers=expected_workers,
+                state=StateSettings(
+                    documents=documents,
+                    deadline=documents_deadline,
+                    near_items=state_near_items,
+                    services=state_services if state_services is not None else {},
+                    on=self._keeps_state,
+                ),
             ),
             self._observers,
             sessions,
@@ -420,6 +445,22 @@ class TrafficCop:
         if self._parts.recorder is None:
             raise ConfigurationError("cop.analytics: this cop counts nothing. Write TrafficCop(metrics=True)")
         return self._open("analytics").analytics
+
+    @property
+    def state(self) -> StateManagementAbstraction:
+        """The app's own state, versioned and in tiers: `await cop.state.put("order", "7", {"paid": True})`.
+
+        Open as `sessions` is. Another tenant's is `cop.state.of_tenant("acme")`.
+
+        Raises:
+            ConfigurationError: the backend keeps no state, or nothing is open on this event loop.
+        """
+        opened = self._open("state")
+        if opened.state is None:
+            raise ConfigurationError(
+                f"cop.state: the backend {opened.backend.name} keeps no state. Use memory:// or redis://"
+            )
+        return opened.state
 
     @property
     def routes(self) -> LiveRoutes:
@@ -613,15 +654,18 @@ class TrafficCopMiddleware(Stack):
 
 
 class _LimitsAlone(TrafficCop):
+    _keeps_state = False
     _sessions_may_be_outside = True
     _kinds = frozenset({LIMITS})
 
 
 class _SessionsAlone(TrafficCop):
+    _keeps_state = False
     _kinds: frozenset[str] = frozenset()
 
 
 class _RoutesAlone(TrafficCop):
+    _keeps_state = False
     _sessions_may_be_outside = True
     _kinds = frozenset({ROUTES})
 
@@ -635,6 +679,7 @@ class _RoutesAlone(TrafficCop):
 
 
 class _MetricsAlone(TrafficCop):
+    _keeps_state = False
     _kinds: frozenset[str] = frozenset()
 
 

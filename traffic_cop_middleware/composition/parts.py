@@ -26,11 +26,16 @@ from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.rate_limiting import OUTAGE_POLICIES, OnOutage, RateLimitAbstraction
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.sessions import TOPIC, SessionAbstraction
+from traffic_cop_middleware.abstractions.state.house import StateHouse
+from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
+from traffic_cop_middleware.abstractions.state.synchronisation import StatePushes
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
+from traffic_cop_middleware.composition.documents import DocumentHandle
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
-from traffic_cop_middleware.contracts import Backend, Changes, Message
+from traffic_cop_middleware.composition.state_settings import StateSettings
+from traffic_cop_middleware.contracts import Backend, Changes, DocumentStore, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
@@ -44,6 +49,8 @@ RESETS = "limits.reset"
 """The topic on which a worker tells which buckets it has filled up."""
 FIRST_OPEN_PATIENCE = 0.05
 """Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
+LAST_FLUSH = 5.0
+"""Seconds that a shutdown gives to what still waits for the documents."""
 START_PATIENCE = 1.0
 """Seconds that a start waits for a backend before it goes on under the outage policy."""
 
@@ -57,6 +64,7 @@ class BackendSettings:
     deadline: float = 0.05
     on_outage: OnOutage | Mapping[str, OnOutage] = "local"
     expected_workers: int = 1
+    state: StateSettings = field(default_factory=StateSettings)
 
     def __post_init__(self) -> None:
         if not isinstance(self.backend, str) and not hasattr(self.backend, "buckets"):
@@ -115,12 +123,16 @@ class Opened:
             "_has_analytics",
             "_has_sessions",
             "_messaging",
+            "_pushes",
+            "_settings",
             "_unsubscribe",
+            "_working",
             "analytics",
             "backend",
+            "documents",
             "handle",
         ),
-        *("loop", "rate_limits", "session_management", "sessions"),
+        *("loop", "rate_limits", "session_management", "sessions", "state"),
     )
 
     def __init__(
@@ -133,8 +145,10 @@ class Opened:
         keys: SessionKeys | None,
         observers: Observers,
         watched: Mapping[str, LiveTable[Any]],
+        documents: DocumentHandle | None = None,
         analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
     ) -> None:
+        self._settings = settings
         self.backend = backend
         self.handle = handle
         self.loop = loop
@@ -163,6 +177,12 @@ class Opened:
         self._has_analytics = analytics is not None
         if analytics is not None:
             self.analytics = analytics(backend)
+        self.documents = documents
+        self._working: asyncio.Task[None] | None = None
+        self.state: StateManagementAbstraction | None = None
+        self._pushes: StatePushes | None = None
+        if backend.state is not None and documents is not None:
+            self._open_state(backend.state, documents.documents, observers)
         self._messaging: MessagingAbstraction | None = None
         if watched and backend.records is not None:
             self._messaging = MessagingAbstraction(backend.records, backend.bus)
@@ -191,6 +211,8 @@ class Opened:
         """
         if self._has_analytics and self.backend.metrics is not None and self.backend.metrics.shared:
             self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
+        if self.works_by_itself:
+            self._working = asyncio.get_running_loop().create_task(self.work())
         messaging, store = self._messaging, self.backend.records
         if messaging is None or store is None:
             return
@@ -235,6 +257,34 @@ class Opened:
         )
         self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
 
+    def _open_state(self, store: StateStore, documents: DocumentStore, observers: Observers) -> None:
+        house = StateHouse(
+            store,
+            documents,
+            emit=observers.emit,
+            now=getattr(self.backend, "wall_clock", time.time),
+            clock=self.backend.clock,
+            near_items=self._settings.state.near_items,
+        )
+        self._pushes = StatePushes(house, self._settings.state.services, emit=observers.emit)
+        self.state = StateManagementAbstraction(house, self._pushes)
+        if self._has_sessions:
+            self.sessions.state = self.state
+
+    @property
+    def works_by_itself(self) -> bool:
+        """Whether `work` runs from the beginning on; else a lifespan runs it, on whatever event loop that has."""
+        return self.backend.state is not None and self.backend.state.shared
+
+    async def work(self) -> None:
+        """Take state to its documents, and push again what services did not take; until cancelled."""
+        if self.state is not None:
+            async with anyio.create_task_group() as tasks:
+                if self.state.house.flusher is not None:
+                    tasks.start_soon(self.state.house.flusher.run)
+                if self._pushes is not None and self._settings.state.services:
+                    tasks.start_soon(self._pushes.keep_trying)
+
     def listen_no_more(self) -> None:
         """Hear no longer what other workers tell."""
         if self._has_sessions:
@@ -247,14 +297,18 @@ class Opened:
     async def close(self) -> None:
         """Listen no longer to other workers, and let go of the backend."""
         self.listen_no_more()
-        background = [task for task in (self._converging, self._flushing) if task is not None]
-        self._converging = self._flushing = None
+        background = [task for task in (self._converging, self._flushing, self._working) if task is not None]
+        self._converging = self._flushing = self._working = None
         for task in background:
             task.cancel()
         if background:
             await asyncio.wait(background)
         if self._has_analytics:
             await self.analytics.end()
+        if self.state is not None:
+            await self.state.house.end(within=LAST_FLUSH)
+        if self.documents is not None:
+            await self.documents.close()
         if self.handle is not None:
             await self.handle.close()
 
@@ -371,14 +425,36 @@ class Parts:
     async def _open(self, loop: object, patience: float) -> Opened:
         settings = self.settings
         if self._inside is not None:
-            return self._opened((await self._inside.open()).backend, None, None)
+            return self._opened(
+                (await self._inside.open()).backend, None, None, await self._open_documents(None, patience)
+            )
         if not isinstance(settings.backend, str):
-            return self._opened(settings.backend, None, None)
+            return self._opened(settings.backend, None, None, await self._open_documents(None, patience))
         handle = self._handle(loop)
         await handle.connect(patience=patience)
-        return self._opened(handle.backend, handle, loop)
+        return self._opened(handle.backend, handle, loop, await self._open_documents(loop, patience))
 
-    def _opened(self, backend: Backend, handle: BackendHandle | None, loop: object) -> Opened:
+    async def _open_documents(self, loop: object, patience: float) -> DocumentHandle | None:
+        state = self.settings.state
+        if not state.on:
+            return None
+        documents = DocumentHandle(
+            state.documents,
+            loop=loop,
+            namespace=self.settings.namespace,
+            deadline=state.deadline,
+            notify=self.observers.tell,
+        )
+        await documents.connect(patience=patience)
+        return documents
+
+    def _opened(
+        self,
+        backend: Backend,
+        handle: BackendHandle | None,
+        loop: object,
+        documents: DocumentHandle | None = None,
+    ) -> Opened:
         return Opened(
             self.settings,
             backend,
@@ -387,6 +463,7 @@ class Parts:
             keys=self._keys,
             observers=self.observers,
             watched=self._watched,
+            documents=documents,
             analytics=self._analytics if self._metrics is not None else None,
         )
 
@@ -412,7 +489,15 @@ class Parts:
     @property
     def work(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """What is to run beside the app, if anything."""
-        return self._clean_up if self._keys is not None else None
+        return self._work if self._keys is not None or self.settings.state.works else None
+
+    async def _work(self) -> None:
+        opened = self.current()
+        async with anyio.create_task_group() as tasks:
+            if self._keys is not None:
+                tasks.start_soon(self._clean_up)
+            if opened is not None and not opened.works_by_itself:
+                tasks.start_soon(opened.work)
 
     async def _clean_up(self) -> None:
         """Tell of the sessions that ran out, now and then; the workers take turns by chance."""

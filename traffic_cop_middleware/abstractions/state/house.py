@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
+
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.sessions import Identity
 from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
@@ -69,6 +71,19 @@ class StateHouse:
     def lasts(self) -> bool:
         """Whether what is written can wait in an outbox for documents that last."""
         return self.flusher is not None
+
+    async def end(self, *, within: float) -> None:
+        """Flush what waits, as far as that comes to an end within so many seconds; the rest waits on for another.
+
+        A store that is away costs nothing: what it has in its outbox stays there.
+        """
+        if self.flusher is not None:
+            with anyio.move_on_after(within):
+                try:
+                    await self.flusher.flush()
+                except StoreError as exc:
+                    log.warning("not all state was flushed at the end (%s); it waits in the outbox", exc)
+        self.close()
 
     def close(self) -> None:
         """Hear no longer what others write."""

@@ -16,13 +16,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
+import anyio
+
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.state.house import StateHouse
 from traffic_cop_middleware.abstractions.state.items import StateItem
 from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
 from traffic_cop_middleware.abstractions.state.writing import conflict
 from traffic_cop_middleware.contracts import Item, StateKey, Tier
-from traffic_cop_middleware.errors import ConfigurationError, StateConflict
+from traffic_cop_middleware.errors import ConfigurationError, StateConflict, StoreError
 
 log = logging.getLogger("traffic_cop.state")
 
@@ -35,6 +37,8 @@ MOST_PAGES = 1_000
 MOST_REASON = 500
 Status = Literal["pending", "done", "failed"]
 How = Literal["last", "merge", "strict"]
+PERIOD = 2.0
+"""Seconds between two looks for what is to be pushed again."""
 TAKEN = "tc.taken"
 TURNS = 64
 """How often an item is taken over anew, because it was changed here meanwhile."""
@@ -127,6 +131,15 @@ class StatePushes:
             if after is None:
                 break
         return tried
+
+    async def keep_trying(self) -> None:
+        """Try again now and then, until cancelled."""
+        while True:
+            await anyio.sleep(PERIOD * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+            try:
+                await self.retry()
+            except StoreError as exc:
+                log.debug("pushes were not tried again: %s", exc)
 
     async def _try(self, key: StateKey, due: Push) -> Push:
         item = await self._house.reader.one(key, strong=True)
