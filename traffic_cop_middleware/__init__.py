@@ -15,6 +15,15 @@ from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.session_management import SessionInfo
 from traffic_cop_middleware.abstractions.sessions import Tokens
+from traffic_cop_middleware.abstractions.state.items import (
+    StateChange,
+    StateItem,
+    StatePage,
+    StateRevision,
+    StateSnapshot,
+)
+from traffic_cop_middleware.abstractions.state.request_state import RequestState
+from traffic_cop_middleware.abstractions.state.synchronisation import Push, Pushed
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
@@ -30,11 +39,16 @@ from traffic_cop_middleware.errors import (
     InvalidToken,
     KeysUnavailable,
     MissingExtra,
+    NobodysState,
     NoRecord,
+    NoSnapshot,
+    NotDurable,
     OrderError,
     RecordConflict,
     SessionNotReady,
     SessionTooLarge,
+    StateConflict,
+    StateCursorLost,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
@@ -54,8 +68,9 @@ from traffic_cop_middleware.middleware.keys import (
     by_user,
     reads_session,
 )
-from traffic_cop_middleware.middleware.marks import Limit, exempt, limit
+from traffic_cop_middleware.middleware.marks import Limit, exempt, limit, uses_state
 from traffic_cop_middleware.middleware.refusals import Refusal
+from traffic_cop_middleware.middleware.request_state import state_of
 from traffic_cop_middleware.middleware.routes import route
 from traffic_cop_middleware.middleware.sessions import require_session, session_of
 
@@ -67,7 +82,6 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigurationError",
     "CorsPolicy",
-    "THE_APP",
     "Event",
     "FixedResponse",
     "GatewayRoute",
@@ -79,20 +93,34 @@ __all__ = [
     "MetricsMiddleware",
     "MissingExtra",
     "NoRecord",
+    "NoSnapshot",
+    "NobodysState",
+    "NotDurable",
     "OrderError",
+    "Push",
+    "Pushed",
     "RateLimitMiddleware",
     "RecordConflict",
     "Redirect",
     "Refusal",
+    "RequestState",
     "RoutingMiddleware",
     "Session",
     "SessionInfo",
     "SessionMiddleware",
     "SessionNotReady",
     "SessionTooLarge",
+    "StateChange",
+    "StateConflict",
+    "StateCursorLost",
+    "StateItem",
+    "StatePage",
+    "StateRevision",
+    "StateSnapshot",
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
+    "THE_APP",
     "TokenTooLarge",
     "Tokens",
     "TooManySessions",
@@ -116,6 +144,8 @@ __all__ = [
     "require_session",
     "route",
     "session_of",
+    "state_of",
+    "uses_state",
 ]
 
 
