@@ -13,7 +13,7 @@ Then try
     curl -N http://127.0.0.1:8000/orders/live                            # in another terminal: each change as it comes
     curl http://127.0.0.1:8000/orders/1/history
 
-With TRAFFIC_COP_BACKEND=redis://localhost:6379/0 several workers and hosts share it. Stop it, start it again: the profile
+With TRAFFIC_COP_BACKEND=redis://localhost:6379/0 several workers share it. Stop it and start it again: the profile
 and the orders are there, the cart is not (of a memory backend).
 """
 

@@ -68,31 +68,42 @@ class StateReader:
         self._clock = clock
         self._flights: dict[StateKey, Flight] = {}
         self._nothings: OrderedDict[StateKey, float] = OrderedDict()
-        self.near: NearCache | None = NearCache(most=most, now=now) if most else None
+        self._now = now
+        self._most = most
+        self._near: NearCache | None = None
         self._stop: Callable[[], None] | None = None
-        if self.near is not None:
-            self._stop = store.invalidations(self.near.heard)
+
+    @property
+    def near(self) -> NearCache | None:
+        """What this worker keeps; `None` where it keeps nothing. From the first look on the store tells of writes."""
+        if self._near is None and self._most:
+            near = NearCache(most=self._most, now=self._now)
+            self._stop = self._store.invalidations(near.heard)
             if self._stop is None:
-                self.near = None
+                self._most = 0
+            else:
+                self._near = near
+        return self._near
 
     def close(self) -> None:
-        """Hear no longer what others write."""
+        """Keep nothing any more, and hear no longer what others write."""
+        self._most = 0
         if self._stop is not None:
             self._stop()
-            self._stop = self.near = None
+            self._stop = self._near = None
 
     def wrote(self, key: StateKey) -> None:
         """It was written here, or may have been: what was asked before is not good enough any more."""
         self._flights.pop(key, None)
         self._nothings.pop(key, None)
-        if self.near is not None:
-            self.near.heard((key,))
+        if self._near is not None:
+            self._near.heard((key,))
 
     async def one(self, key: StateKey, *, strong: bool) -> Item | None:
         """An item or a tombstone; `None` where nothing is known of it. At most one round trip to each store."""
-        near = self.near
         if strong:
             return (await self._ask((key,), strong=True))[key]
+        near = self.near
         if near is not None and key in near:
             return near.get(key)
         for _ in range(MOST_TURNS):
@@ -120,7 +131,7 @@ class StateReader:
 
     async def hear(self, question: Question) -> Item | None:
         """The answer, as `one` would give it."""
-        key, near, fill = question.key, self.near, question.fill
+        key, near, fill = question.key, self._near, question.fill
         try:
             item: Item | None = (await answered(question.asked))[0]
             if item is None and self._documents is not None:
@@ -136,8 +147,8 @@ class StateReader:
     def let_go(self, question: Question) -> None:
         """Nobody will wait for this answer."""
         let_go(question.asked)
-        if self.near is not None and question.fill is not None:
-            self.near.given_up(question.fill)
+        if self._near is not None and question.fill is not None:
+            self._near.given_up(question.fill)
 
     async def _lead(self, key: StateKey) -> Item | None:
         flight = self._flights[key] = Flight()
@@ -163,7 +174,7 @@ class StateReader:
         return found
 
     async def _ask(self, keys: Sequence[StateKey], *, strong: bool = False) -> dict[StateKey, Item | None]:
-        near = self.near
+        near = self._near
         fill = near.asking(keys) if near is not None else None
         try:
             found = dict(zip(keys, await answered(self._store.load(keys)), strict=True))

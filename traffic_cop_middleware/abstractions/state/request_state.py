@@ -127,7 +127,7 @@ class RequestState:
         self._state = state
         self._house = state.house
         self._session = session
-        self._asked: dict[StateKey, Question] = {}
+        self._asked: dict[str, Question | None] = {}
         self.session = StateMapping(self, "session")
         self.user = StateMapping(self, "user")
 
@@ -139,9 +139,9 @@ class RequestState:
     def ask(self, names: Iterable[str]) -> None:
         """Ask for these, by the token, without waiting: they travel with the session's own question."""
         for name in names:
-            key = self._key(name)
-            if key is not None and key not in self._asked:
-                self._asked[key] = self._house.reader.ask(key)
+            if name not in self._asked:
+                key = self._key(name)
+                self._asked[name] = None if key is None else self._house.reader.ask(key)
 
     async def settle(self) -> None:
         """Wait for what was asked; the session's record is there.
@@ -150,18 +150,18 @@ class RequestState:
             StoreError: a store is away.
         """
         asked, self._asked = self._asked, {}
-        for key, question in asked.items():
-            item = await self._house.reader.hear(question)
-            name = key.namespace
+        for name, question in asked.items():
+            item = None if question is None else await self._house.reader.hear(question)
+            if question is not None and self._key(name) != question.key:
+                item = None  # the session does not stand, and this is nobody's business any more
+            there = item is not None and item.value is not None
             mapping = self.session if name == "session" else self.user
-            if self._key(name) == key:  # else the session does not stand, and this is nobody's business any more
-                live = item if item is not None and item.value is not None else None
-                mapping.take(None if live is None else live.value, 0 if live is None else live.version)
+            mapping.take(item.value if item is not None else None, item.version if item is not None and there else 0)
 
     def abandon(self) -> None:
         """Nobody waits for what was asked."""
         asked, self._asked = self._asked, {}
-        for question in asked.values():
+        for question in filter(None, asked.values()):
             self._house.reader.let_go(question)
 
     @property
