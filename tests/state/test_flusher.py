@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.adapters.load import poll
 from tests.servers import RedisServer
 from tests.state.flush_worker import STEPS
 from tests.state.houses import House, on_redis, sqlite_at
@@ -142,9 +143,8 @@ async def test_an_outage_of_the_documents_buries_nothing_however_long_it_lasts(
         documents: Any = Refusing(house.documents, away=3 * module.TRIES)
         flusher = StateFlusher(outbox, documents, emit=lambda *_: None, idle=0.0, period=0.001)
         running = asyncio.create_task(flusher.run())
-        while await kept(house, versions) != versions:
-            assert not running.done()
-            await asyncio.sleep(0.01)
+        await poll(lambda: "is flushed again" in caplog.text or running.done())
+        assert await kept(house, versions) == versions
         assert await outbox.dead() == []
         running.cancel()
         await asyncio.wait([running])

@@ -39,7 +39,7 @@ async def test_news_that_come_before_the_answer_keep_it_from_being_kept() -> Non
     fill = near.asking([KEY])
     near.heard([StateKey("", "a", "other")])
     near.answered(fill, {KEY: item(2)})
-    assert near.get(KEY) == item(2)
+    assert near.find(KEY) == item(2)
     near.heard(None)
     assert KEY not in near
 
@@ -50,7 +50,7 @@ async def test_the_least_recently_used_go_first_and_what_expired_is_not_given() 
     keys = [StateKey("", "a", str(number)) for number in range(3)]
     for key in keys[:2]:
         near.answered(near.asking([key]), {key: item(1, expires_at=5.0)})
-    near.get(keys[0])
+    assert near.find(keys[0]) is not None
     near.answered(near.asking([keys[2]]), {keys[2]: None})
     assert [key in near for key in keys] == [True, False, True]
     now[0] = 5.0

@@ -124,6 +124,7 @@ class Opened:
             "_has_sessions",
             "_messaging",
             "_pushes",
+            "_scope",
             "_settings",
             "_unsubscribe",
             "_working",
@@ -181,6 +182,7 @@ class Opened:
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None
         self._pushes: StatePushes | None = None
+        self._scope: tuple[anyio.CancelScope, anyio.Event] | None = None
         if backend.state is not None and documents is not None:
             self._open_state(backend.state, documents.documents, observers)
         self._messaging: MessagingAbstraction | None = None
@@ -278,12 +280,21 @@ class Opened:
 
     async def work(self) -> None:
         """Take state to its documents, and push again what services did not take; until cancelled."""
-        if self.state is not None:
-            async with anyio.create_task_group() as tasks:
-                if self.state.house.flusher is not None:
-                    tasks.start_soon(self.state.house.flusher.run)
-                if self._pushes is not None and self._settings.state.services:
-                    tasks.start_soon(self._pushes.keep_trying)
+        if self.state is None:
+            return
+        scope, ended = self._scope = anyio.CancelScope(), anyio.Event()
+        try:
+            with scope:
+                await self._work(self.state)
+        finally:
+            ended.set()
+
+    async def _work(self, state: StateManagementAbstraction) -> None:
+        async with anyio.create_task_group() as tasks:
+            if state.house.flusher is not None:
+                tasks.start_soon(state.house.flusher.run)
+            if self._pushes is not None and self._settings.state.services:
+                tasks.start_soon(self._pushes.keep_trying)
 
     def listen_no_more(self) -> None:
         """Hear no longer what other workers tell."""
@@ -303,6 +314,10 @@ class Opened:
             task.cancel()
         if background:
             await asyncio.wait(background)
+        if self._scope is not None:
+            scope, ended = self._scope
+            scope.cancel()
+            await ended.wait()
         if self._has_analytics:
             await self.analytics.end()
         if self.state is not None:

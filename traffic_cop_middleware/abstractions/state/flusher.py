@@ -30,6 +30,8 @@ IDLE = 30.0
 """Seconds after which an entry is another flusher's, whose owner said nothing more of it."""
 PERIOD = 1.0
 """Seconds between two looks into the outbox while nothing kicks."""
+LINGER = 0.25
+"""The part of that period for which a kicked flusher waits: what is written often goes to the documents once."""
 PAUSE_FIRST, PAUSE_LONGEST = 0.1, 30.0
 TRIES = 5
 """How often an entry is refused by itself before it is buried."""
@@ -63,7 +65,7 @@ class StateFlusher:
         self._kicked.set()
 
     async def run(self) -> None:
-        """Flush now and then, and whenever something was written; until cancelled."""
+        """Flush now and then, and soon after something was written; until cancelled."""
         pause = PAUSE_FIRST
         while True:
             try:
@@ -81,6 +83,7 @@ class StateFlusher:
             self._tell_flushing()
             with anyio.move_on_after(self._period * random.uniform(0.5, 1.5)):  # noqa: S311 - the workers take turns
                 await self._kicked.wait()
+                await anyio.sleep(self._period * LINGER)
             self._kicked = anyio.Event()
 
     async def flush(self) -> int:

@@ -15,6 +15,7 @@ from traffic_cop_middleware.abstractions.state.items import (
     StateSnapshot,
 )
 from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
+from traffic_cop_middleware.abstractions.state.near_cache import MISSING
 from traffic_cop_middleware.abstractions.state.synchronisation import How, Push, Pushed, StatePushes, take_over
 from traffic_cop_middleware.abstractions.state.writing import conflict
 from traffic_cop_middleware.contracts import StateKey, Tier
@@ -72,7 +73,11 @@ class StateManagementAbstraction:
 
     async def get(self, namespace: str, key: str, *, consistency: Consistency = "near") -> StateItem | None:
         """An item; `None` where there is none, it was deleted, or has expired. No round trip where it is kept near."""
-        item = await self.house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
+        item: Any = MISSING
+        if consistency == "near":
+            item = self.house.reader.kept(StateKey(self._tenant, namespace, key))
+        if item is MISSING:
+            item = await self.house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
         return None if item is None or item.value is None else StateItem(item)
 
     async def get_many(

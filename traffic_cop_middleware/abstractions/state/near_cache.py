@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from traffic_cop_middleware.contracts import Item, StateKey
 
+MISSING = object()
+
 
 class Fill:
     """A question to the store that is under way."""
@@ -38,20 +40,21 @@ class NearCache:
         self._fills: set[Fill] = set()
         self.hits = 0
 
-    def __contains__(self, key: StateKey) -> bool:
-        if key not in self._kept:
-            return False
-        item = self._kept[key]
+    def find(self, key: StateKey) -> Item | object | None:
+        """What is kept, or `MISSING`; `None` is an answer."""
+        try:
+            item = self._kept[key]
+        except (KeyError, TypeError):  # what can't be hashed is no key, which is for others to say
+            return MISSING
         if item is not None and item.expires_at is not None and item.expires_at <= self._now():
             del self._kept[key]
-            return False
-        return True
-
-    def get(self, key: StateKey) -> Item | None:
-        """What is kept. Ask `in` first: `None` is an answer."""
+            return MISSING
         self.hits += 1
         self._kept.move_to_end(key)
-        return self._kept[key]
+        return item
+
+    def __contains__(self, key: StateKey) -> bool:
+        return self.find(key) is not MISSING
 
     def asking(self, keys: Sequence[StateKey]) -> Fill:
         """The store is about to be asked for these."""

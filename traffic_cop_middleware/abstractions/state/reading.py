@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered, let_go
-from traffic_cop_middleware.abstractions.state.near_cache import Fill, NearCache
+from traffic_cop_middleware.abstractions.state.near_cache import MISSING, Fill, NearCache
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
 from traffic_cop_middleware.errors import StoreError
 
@@ -99,13 +99,18 @@ class StateReader:
         if self._near is not None:
             self._near.heard((key,))
 
+    def kept(self, key: StateKey) -> Item | object | None:
+        """What this worker keeps of an item, or `MISSING`."""
+        near = self._near
+        return MISSING if near is None else near.find(key)
+
     async def one(self, key: StateKey, *, strong: bool) -> Item | None:
         """An item or a tombstone; `None` where nothing is known of it. At most one round trip to each store."""
         if strong:
             return (await self._ask((key,), strong=True))[key]
         near = self.near
-        if near is not None and key in near:
-            return near.get(key)
+        if near is not None and (kept := near.find(key)) is not MISSING:
+            return cast("Item | None", kept)
         for _ in range(MOST_TURNS):
             flight = self._flights.get(key)
             if flight is None:
@@ -124,8 +129,8 @@ class StateReader:
             StoreUnavailable: the backend is away.
         """
         near = self.near
-        if near is not None and key in near:
-            return Question(key, (near.get(key),), None)
+        if near is not None and (kept := near.find(key)) is not MISSING:
+            return Question(key, (kept,), None)
         fill = near.asking((key,)) if near is not None else None
         return Question(key, self._store.load((key,)), fill)
 
@@ -167,7 +172,10 @@ class StateReader:
     async def several(self, keys: Sequence[StateKey], *, strong: bool) -> Mapping[StateKey, Item | None]:
         """As `one`, for several at once, in as many round trips."""
         near = None if strong else self.near
-        found = {key: near.get(key) for key in keys if near is not None and key in near}
+        found: dict[StateKey, Item | None] = {}
+        if near is not None:
+            kept = {key: near.find(key) for key in keys}
+            found.update({key: cast("Item | None", item) for key, item in kept.items() if item is not MISSING})
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if missing:
             found.update(await self._ask(missing, strong=strong))
