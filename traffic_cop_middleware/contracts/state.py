@@ -12,6 +12,7 @@ in the outbox does not expire and is not forgotten before the documents have it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import isfinite
 from typing import Literal, NamedTuple, Protocol
 
 Tier = Literal["cache", "delayed", "immediate"]
@@ -53,9 +54,9 @@ class Written(NamedTuple):
     """What came of a write.
 
     `written`: `item` is what is there now. `conflict`: the item is not at the version that was asked for, nothing was
-    written, and `item` is what is there (`None`: nothing). `unknown`: a version was asked for and the store holds
-    nothing of this key, neither an item nor a tombstone: who has documents reads them, tells the store (`warm`, or
-    `missing=True`), and writes again. `full`: the outbox is, and nothing was written.
+    written, and `item` is what is there (`None`: nothing). `unknown`: a version, or `tier=None`, was asked for and the
+    store holds nothing of this key, neither an item nor a tombstone: who has documents reads them, tells the store
+    (`warm`, or `missing=True`), and writes again. `full`: the outbox is, and nothing was written.
     """
 
     outcome: Literal["written", "conflict", "unknown", "full"]
@@ -63,15 +64,19 @@ class Written(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A write, as a watcher hears of it. The value is read by `load`, and may be a newer one by then."""
+    """A write, as a watcher hears of it. The value is read by `load`, and may be a newer one by then.
+
+    `cursor` is the one to go on from right after it.
+    """
 
     key: StateKey
     version: int
     deleted: bool
+    cursor: str
 
 
 class Changed(NamedTuple):
-    """Changes in the order of each item's versions, and the cursor to go on from.
+    """Changes in the order of each item's versions, and the cursor to go on from after all of them.
 
     `lost` is true where the cursor given lies further back than the store remembers: the watcher lists anew.
     """
@@ -161,7 +166,7 @@ class StateStore(Protocol):
 
     def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None] | Awaitable[Sequence[Item | None]]:
         """The items, tombstones included; `None` where the store holds nothing. An expired item is a tombstone of its
-        version. One round trip."""
+        version, until the store holds nothing of it. One round trip."""
         ...
 
     def write(
@@ -169,16 +174,23 @@ class StateStore(Protocol):
         key: StateKey,
         value: str | None,
         *,
-        tier: Tier,
+        tier: Tier | None,
         if_version: int | None = None,
         expires_at: float | None = None,
         missing: bool = False,
     ) -> Written | Awaitable[Written]:
         """Write an item, or delete it (`value=None`). One round trip.
 
-        `if_version` is the version that it must have, 0: it must not exist (deleted and expired count as such).
-        `missing=True`: the caller knows that the documents have nothing of it either. Where the store has an outbox, a
-        tier other than `cache` appends to it.
+        `if_version` is the version that it must have, 0: it must not exist. Deleted and expired count as such, and have
+        no other version to ask for. An `expires_at` that has passed makes of the write a deletion.
+        `tier=None`: the one that the item has, `cache` where there is none (a store that holds nothing of the key
+        answers `unknown` then too). `missing=True`: the caller knows that the documents have nothing of it either.
+        Where the store has an outbox, a write is appended to it when the item's tier is, or was, other than `cache`:
+        what comes down to `cache` is to leave the documents. An entry that nobody has claimed yet serves for later
+        writes of the same item too.
+
+        Raises:
+            ValueError: as above, and where `expires_at` is no finite number.
         """
         ...
 
@@ -193,7 +205,8 @@ class StateStore(Protocol):
     def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
     ) -> Page | Awaitable[Page]:
-        """The items whose keys begin with `prefix`, from the first key after `after` on."""
+        """The items whose keys begin with `prefix`, from the first key after `after` on. A page may have fewer than
+        `most`, and another one after it."""
         ...
 
     def changes(
@@ -208,7 +221,8 @@ class StateStore(Protocol):
 
     def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None] | None:
         """Call `heard` with the items that others may have written; with `None` where anything may have been, since
-        the connection that tells of it was lost. Calling what this returns ends that.
+        the connection that tells of it was lost: then, again and again until it is back, and when it is. Calling what
+        this returns ends that. Own writes may be told too.
 
         `None`: the store tells of nothing, so nothing is to be kept in front of it.
         """
@@ -240,3 +254,13 @@ def check_value(key: StateKey, value: str | None) -> None:
                 f"the state {key.namespace}/{key.key} has {size} bytes, and {MOST_STATE} is the most: keep it in "
                 "several items, or in a file"
             )
+
+
+def check_end(expires_at: float | None) -> None:
+    """Refuse an end that no clock comes to.
+
+    Raises:
+        ValueError: it is infinite, or no number.
+    """
+    if expires_at is not None and not isfinite(expires_at):
+        raise ValueError(f"expires_at={expires_at}: seconds since the epoch, or None for no end")
