@@ -12,6 +12,7 @@ in the outbox does not expire and is not forgotten before the documents have it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import isfinite
 from typing import Literal, NamedTuple, Protocol
 
 Tier = Literal["cache", "delayed", "immediate"]
@@ -165,7 +166,7 @@ class StateStore(Protocol):
 
     def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None] | Awaitable[Sequence[Item | None]]:
         """The items, tombstones included; `None` where the store holds nothing. An expired item is a tombstone of its
-        version. One round trip."""
+        version, until the store holds nothing of it. One round trip."""
         ...
 
     def write(
@@ -180,11 +181,16 @@ class StateStore(Protocol):
     ) -> Written | Awaitable[Written]:
         """Write an item, or delete it (`value=None`). One round trip.
 
-        `if_version` is the version that it must have, 0: it must not exist (deleted and expired count as such).
+        `if_version` is the version that it must have, 0: it must not exist. Deleted and expired count as such, and have
+        no other version to ask for. An `expires_at` that has passed makes of the write a deletion.
         `tier=None`: the one that the item has, `cache` where there is none (a store that holds nothing of the key
         answers `unknown` then too). `missing=True`: the caller knows that the documents have nothing of it either.
         Where the store has an outbox, a write is appended to it when the item's tier is, or was, other than `cache`:
-        what comes down to `cache` is to leave the documents.
+        what comes down to `cache` is to leave the documents. An entry that nobody has claimed yet serves for later
+        writes of the same item too.
+
+        Raises:
+            ValueError: as above, and where `expires_at` is no finite number.
         """
         ...
 
@@ -199,7 +205,8 @@ class StateStore(Protocol):
     def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
     ) -> Page | Awaitable[Page]:
-        """The items whose keys begin with `prefix`, from the first key after `after` on."""
+        """The items whose keys begin with `prefix`, from the first key after `after` on. A page may have fewer than
+        `most`, and another one after it."""
         ...
 
     def changes(
@@ -214,7 +221,8 @@ class StateStore(Protocol):
 
     def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None] | None:
         """Call `heard` with the items that others may have written; with `None` where anything may have been, since
-        the connection that tells of it was lost. Calling what this returns ends that.
+        the connection that tells of it was lost: then, again and again until it is back, and when it is. Calling what
+        this returns ends that. Own writes may be told too.
 
         `None`: the store tells of nothing, so nothing is to be kept in front of it.
         """
@@ -246,3 +254,13 @@ def check_value(key: StateKey, value: str | None) -> None:
                 f"the state {key.namespace}/{key.key} has {size} bytes, and {MOST_STATE} is the most: keep it in "
                 "several items, or in a file"
             )
+
+
+def check_end(expires_at: float | None) -> None:
+    """Refuse an end that no clock comes to.
+
+    Raises:
+        ValueError: it is infinite, or no number.
+    """
+    if expires_at is not None and not isfinite(expires_at):
+        raise ValueError(f"expires_at={expires_at}: seconds since the epoch, or None for no end")

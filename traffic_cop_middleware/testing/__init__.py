@@ -15,9 +15,9 @@ and a test with them waits for nothing::
         assert client.get("/search").status_code == 200
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
-`RecordStoreContract`, `MetricsStoreContract` and `MessageBusContract`. This module needs pytest, the suites
-pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware`
-needs none of them.
+`RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract` and `MessageBusContract`. This
+module needs pytest, the suites pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2).
+Importing `traffic_cop_middleware` needs none of them.
 """
 
 import pytest
@@ -25,26 +25,32 @@ import pytest
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.outbox_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_one")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_writes")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_route_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_contract")
 
 from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.outbox_contract import OutboxContract  # noqa: E402
 from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_contract import SessionStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_route_contract import SessionRouteStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.state_contract import StateStoreContract  # noqa: E402
 
 __all__ = [
     "BucketStoreContract",
     "FakeClock",
     "MessageBusContract",
     "MetricsStoreContract",
+    "OutboxContract",
     "RecordStoreContract",
     "SessionRouteStoreContract",
     "SessionStoreContract",
+    "StateStoreContract",
 ]

@@ -13,6 +13,7 @@ from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.adapters.memory.records import MemoryRecords
 from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
 from traffic_cop_middleware.adapters.memory.sessions import MemorySessions
+from traffic_cop_middleware.adapters.memory.state import MemoryState
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -48,6 +49,7 @@ class MemoryBackend:
         self.records = MemoryRecords(clock=self.wall_clock)
         self.bus = MemoryBus()
         self.metrics = MemoryMetrics(clock=self.wall_clock)
+        self.state = MemoryState(clock=self.wall_clock)
 
     async def connect(self, *, patience: float = 1.0) -> None:
         """Nothing to reach."""

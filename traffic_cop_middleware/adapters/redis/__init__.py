@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -23,6 +24,7 @@ from traffic_cop_middleware.adapters.redis.metrics import RedisMetrics
 from traffic_cop_middleware.adapters.redis.records import RedisRecords
 from traffic_cop_middleware.adapters.redis.session_routes import RedisSessionRoutes
 from traffic_cop_middleware.adapters.redis.sessions import RedisSessions
+from traffic_cop_middleware.adapters.redis.state import RedisState
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
@@ -55,7 +57,7 @@ class RedisBackend:
     Keys begin with `<namespace>:`. Workers are counted by a sorted set of heartbeats on the server's clock.
     """
 
-    def __init__(self, link: Link, *, name: str, namespace: str, open_connection: Callable[[], Connection]) -> None:
+    def __init__(self, link: Link, *, name: str, namespace: str, open_connection: Callable[..., Connection]) -> None:
         self.name = name
         self.clock: Callable[[], float] = time.monotonic
         self.live_workers: int | None = None
@@ -65,6 +67,7 @@ class RedisBackend:
         self.session_routes = RedisSessionRoutes(link, namespace=namespace)
         self.records = RedisRecords(link, namespace=namespace)
         self.metrics = RedisMetrics(link, namespace=namespace)
+        self.state = RedisState(link, partial(open_connection, protocol=3), namespace=namespace)
         self.bus = RedisBus(link, open_connection, namespace=namespace)
         self._workers_key = f"{namespace}:workers"
         self._worker = os.urandom(8).hex()
@@ -80,6 +83,7 @@ class RedisBackend:
             ) from None
         await self.link.connect(patience)
         self._census = loop.create_task(self._count_workers())
+        self.state.tracking.start()
         self.bus.start()
 
     async def close(self) -> None:
@@ -88,6 +92,7 @@ class RedisBackend:
             if census is not None:
                 census.cancel()
                 await asyncio.wait([census])
+            await self.state.tracking.close()
             await self.bus.close()
             if self.link.up:
                 with contextlib.suppress(StoreError):  # the set forgets one that could not say goodbye by itself
@@ -120,7 +125,7 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
         options: dict[str, Any] = dict(parse_url(url))
         connection_class: type[Connection] = options.pop("connection_class", Connection)
 
-        def new_connection() -> Connection:
+        def new_connection(**more: int) -> Connection:
             return connection_class(
                 **{
                     "protocol": 2,
@@ -128,6 +133,7 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
                     "socket_connect_timeout": CONNECT_DEADLINE,
                     "client_name": "traffic-cop",
                     **options,
+                    **more,
                     "retry": Retry(NoBackoff(), 0),
                 }
             )
@@ -137,8 +143,8 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
     except (TypeError, ValueError, OSError, RedisError) as exc:
         raise ConfigurationError(f"{name} can't be used: {exc}. Write {FORMS}") from exc
 
-    def open_connection() -> Connection:
-        connection = new_connection()
+    def open_connection(**more: int) -> Connection:
+        connection = new_connection(**more)
         if isinstance(connection, SSLConnection):
             connection.ssl_context.context = tls  # read once: the authorities take tens of milliseconds
         return connection

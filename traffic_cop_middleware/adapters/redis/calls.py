@@ -43,10 +43,11 @@ class ScriptCall(Answer):
 
 
 class Script:
-    """A Lua file of this folder."""
+    """A Lua file of this folder, or several that are one script."""
 
-    def __init__(self, file: str) -> None:
-        self.text = files("traffic_cop_middleware.adapters.redis").joinpath(file).read_bytes()
+    def __init__(self, *names: str) -> None:
+        folder = files("traffic_cop_middleware.adapters.redis")
+        self.text = b"".join(folder.joinpath(name).read_bytes() for name in names)
         self.sha = hashlib.sha1(self.text).hexdigest()  # noqa: S324 - the name that Redis gives a script
 
     def ask(

@@ -1,39 +1,28 @@
 """The connection on which Redis tells at once what was published; it is opened for the first channel.
 
-It only speeds things up: what it loses is read from the logs (bus.py). redis-py opens it, as it does the link's; then
-this class takes over its transport. A PING once a period finds one that died without a word. It comes back by itself,
-with growing pauses, and only while the link is up: where all of Redis is away, the link has told so, and tells when it
-is back.
+It only speeds things up: what it loses is read from the logs (bus.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import hiredis
 from redis.asyncio.connection import Connection
 
 from traffic_cop_middleware.adapters.redis.calls import text_of
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, INCOMPLETE
-from traffic_cop_middleware.adapters.redis.replies import packed
-from traffic_cop_middleware.errors import StoreUnavailable
-
-log = logging.getLogger("traffic_cop.redis")
-
-PAUSE_FIRST, PAUSE_LONGEST = 0.05, 5.0
-"""Seconds between attempts, with jitter. A connection that lived for the longest pause begins at the first again."""
-FAILURES_UNTIL_TOLD = 3
+from traffic_cop_middleware.adapters.redis.listening import Listening
+from traffic_cop_middleware.adapters.redis.replies import Arguments
 
 
-class Notifications(asyncio.Protocol):
+class Notifications(Listening):
     """Subscribes to channels. `heard` gets each channel and message, `listening` a channel whose messages come now.
 
     `reachable` says whether a connection is worth trying.
     """
+
+    what = "notifications"
+    without = "messages come by the poll"
 
     def __init__(
         self,
@@ -43,161 +32,42 @@ class Notifications(asyncio.Protocol):
         heard: Callable[[str, bytes], None],
         listening: Callable[[str], None],
     ) -> None:
-        self._open_connection = open_connection
-        self._reachable = reachable
+        super().__init__(open_connection, reachable=reachable)
         self._heard = heard
         self._listening = listening
         self._channels: set[str] = set()
-        self._connection: Connection | None = None
-        self._transport: asyncio.WriteTransport | None = None
-        self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
-        self._returning: asyncio.Task[None] | None = None
-        self._unanswered = False
-        self._since = 0.0
-        self._pause = 0.0
-        self._failures = 0
-        self._told = False
 
     def want(self, channel: str) -> None:
         """Listen to a channel from now on, or from when there is a connection."""
         if channel in self._channels:
             return
         self._channels.add(channel)
-        if self._transport is not None:
-            self._transport.write(packed(["SUBSCRIBE", channel]))
-        else:
-            self._come_back()
+        if not self.send(["SUBSCRIBE", channel]):
+            self.come_back()
 
     def leave(self, channel: str) -> None:
         self._channels.discard(channel)
         if not self._channels:
             self.drop()
-        elif self._transport is not None:
-            self._transport.write(packed(["UNSUBSCRIBE", channel]))
-
-    def check(self) -> None:
-        """Once a period: a connection that has said nothing since the last time, not even PONG, is dead."""
-        if self._transport is not None and self._unanswered:
-            self._lose(StoreUnavailable("it did not answer a PING"))
-        elif self._transport is not None:
-            self._unanswered = True
-            self._transport.write(packed(["PING"]))
+        else:
+            self.send(["UNSUBSCRIBE", channel])
 
     def drop(self) -> None:
         """Give up the connection and forget the channels, at once and without a word to the server."""
         self._channels.clear()
-        if self._returning is not None:
-            self._returning.cancel()
-        self._drop_connection()
+        super().drop()
 
-    async def ended(self) -> None:
-        """Wait until nothing runs any more."""
-        if self._returning is not None:
-            await asyncio.wait([self._returning])
+    def wanted(self) -> bool:
+        return bool(self._channels)
 
-    # The connection
+    def greeting(self) -> Sequence[Arguments]:
+        return [["SUBSCRIBE", *sorted(self._channels)]]
 
-    def _come_back(self) -> None:
-        if self._returning is None or self._returning.done() or self._returning.cancelling():
-            self._returning = asyncio.get_running_loop().create_task(self._try_until_connected())
-
-    async def _try_until_connected(self) -> None:
-        while self._channels and self._transport is None:
-            if self._pause:
-                await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            if not self._reachable():
-                self._pause = PAUSE_FIRST
-                continue
-            try:
-                await self._connect()
-            except Exception as exc:  # noqa: BLE001 - whatever it is: an attempt that ends never comes back
-                self._fail(exc)
-
-    async def _connect(self) -> None:
-        connection = self._open_connection()
-        try:
-            async with asyncio.timeout(CONNECT_DEADLINE):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except TimeoutError as exc:
-            discard(connection)
-            raise StoreUnavailable(f"no connection within {CONNECT_DEADLINE:g} s") from exc
-        except BaseException:
-            discard(connection)
-            raise
-        if self._returning is not asyncio.current_task():  # cancelled: `wait_for` loses that on Python 3.11
-            discard(connection)
-            raise asyncio.CancelledError
-        reader, writer = connection._reader, connection._writer
-        if reader is None or writer is None or reader.at_eof() or not self._channels:
-            discard(connection)
-            raise StoreUnavailable("the connection was closed")
-        transport: asyncio.WriteTransport = writer.transport
-        self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
-        self._unanswered = False
-        self._since = asyncio.get_running_loop().time()
-        transport.set_protocol(self)
-        self._connection = connection
-        self._transport = transport
-        transport.write(packed(["SUBSCRIBE", *sorted(self._channels)]))
-
-    def _lose(self, cause: Exception) -> None:
-        if self._transport is None:
-            return
-        self._drop_connection()
-        if asyncio.get_running_loop().time() - self._since >= PAUSE_LONGEST:
-            self._pause = 0.0
-        self._fail(cause)
-        self._come_back()
-
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        self._transport = None
-        if connection is not None:
-            discard(connection)
-
-    def _fail(self, cause: Exception) -> None:
-        self._pause = min(PAUSE_LONGEST, max(PAUSE_FIRST, self._pause * 2))
-        self._failures += 1
-        if self._failures >= FAILURES_UNTIL_TOLD and not self._told and self._reachable():
-            self._told = True
-            log.warning("Redis gives no notifications (%s): messages come by the poll until it does", cause)
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport is None:  # the rest of a connection that was given up
-            return
-        self._unanswered = False
-        try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not INCOMPLETE:
-                self._take(reply)
-        except hiredis.ProtocolError as exc:
-            self._lose(exc)
-
-    def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):  # what else comes is no error: who may not subscribe is told so
-            self._failures = FAILURES_UNTIL_TOLD
-            self._lose(reply)
-        elif isinstance(reply, list) and len(reply) == 3 and self._transport is not None:
+    def take(self, reply: Any) -> None:
+        if isinstance(reply, list) and len(reply) == 3:
             kind, channel, content = reply
             if kind == b"message" and isinstance(content, bytes):
                 self._heard(text_of(channel), content)
             elif kind == b"subscribe":
-                self._failures = 0
-                if self._told:
-                    self._told = False
-                    log.warning("Redis gives notifications again")
+                self.came()
                 self._listening(text_of(channel))
-
-    def eof_received(self) -> None:
-        self.connection_lost(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(exc or StoreUnavailable("it was closed"))
-
-
-def discard(connection: Connection) -> None:
-    """Close at once, without a word to the server: a TLS goodbye waits for one that may be frozen."""
-    writer = connection._writer
-    connection._reader = connection._writer = None
-    if writer is not None:
-        writer.transport.abort()

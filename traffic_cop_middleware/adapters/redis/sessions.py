@@ -8,11 +8,9 @@ was ended ever comes back.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
@@ -26,24 +24,14 @@ WHOLE = 2**53
 NEARER = 2
 """What scripts say where a use brought the end of a session nearer: the census then hears of it at once."""
 
-
-class SessionScript(Script):
-    """Lua files that are one script."""
-
-    def __init__(self, *names: str) -> None:
-        folder = files("traffic_cop_middleware.adapters.redis")
-        self.text = b"".join(folder.joinpath(name).read_bytes() for name in names)
-        self.sha = hashlib.sha1(self.text).hexdigest()  # noqa: S324 - the name that Redis gives a script
-
-
 LOAD = Script("sessions_load.lua")
-CREATE = SessionScript("sessions.lua", "sessions_of_tag.lua", "sessions_create.lua")
-WRITE = SessionScript("sessions.lua", "sessions_write.lua")
-ROTATE = SessionScript("sessions.lua", "sessions_rotate.lua")
-MOVE = SessionScript("sessions.lua", "sessions_move.lua")
-END = SessionScript("sessions.lua", "sessions_end.lua")
-LIST = SessionScript("sessions.lua", "sessions_of_tag.lua", "sessions_list.lua")
-REVOKE = SessionScript("sessions.lua", "sessions_of_tag.lua", "sessions_revoke.lua")
+CREATE = Script("sessions.lua", "sessions_of_tag.lua", "sessions_create.lua")
+WRITE = Script("sessions.lua", "sessions_write.lua")
+ROTATE = Script("sessions.lua", "sessions_rotate.lua")
+MOVE = Script("sessions.lua", "sessions_move.lua")
+END = Script("sessions.lua", "sessions_end.lua")
+LIST = Script("sessions.lua", "sessions_of_tag.lua", "sessions_list.lua")
+REVOKE = Script("sessions.lua", "sessions_of_tag.lua", "sessions_revoke.lua")
 
 
 class RedisSessions(SessionCensus):

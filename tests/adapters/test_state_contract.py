@@ -1,0 +1,77 @@
+"""The contract suites of `StateStore` and `Outbox` on every adapter (memory, real Redis), and what holds for each."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import pytest_asyncio
+
+from tests.servers import RedisServer
+from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.adapters.redis import RedisBackend
+from traffic_cop_middleware.adapters.redis import open as open_redis
+from traffic_cop_middleware.contracts import Item, StateStore
+from traffic_cop_middleware.testing import FakeClock, OutboxContract, StateStoreContract
+from traffic_cop_middleware.testing.outbox_contract import Filling
+from traffic_cop_middleware.testing.state_contract import Elapse
+
+DEADLINE = 5.0
+"""Seconds: generous, for this suite asks what is kept, not how fast."""
+WORKERS = 3
+
+
+class TestMemory(StateStoreContract):
+    @pytest.fixture
+    def stores(self, fake_clock: FakeClock) -> Sequence[StateStore]:
+        return [MemoryBackend(clock=fake_clock).state]
+
+    @pytest.fixture
+    def elapse(self, fake_clock: FakeClock) -> Elapse:
+        async def elapse(seconds: float) -> None:
+            fake_clock.advance(seconds)
+
+        return elapse
+
+
+@contextlib.asynccontextmanager
+async def workers(url: str, *, number: int = WORKERS, deadline: float = DEADLINE) -> AsyncIterator[list[RedisBackend]]:
+    """The backends of several workers, on keys of their own."""
+    namespace = f"state-{secrets.token_hex(4)}"
+    async with contextlib.AsyncExitStack() as stack:
+        backends = []
+        for _ in range(number):
+            backend = open_redis(url, namespace=namespace, deadline=deadline, notify=lambda event: None)
+            await backend.connect(patience=DEADLINE)
+            stack.push_async_callback(backend.close)
+            backends.append(backend)
+        yield backends
+
+
+class TestRedis(StateStoreContract):
+    @pytest_asyncio.fixture
+    async def stores(self, redis_server: RedisServer) -> AsyncIterator[Sequence[StateStore]]:
+        async with workers(redis_server.url) as backends:
+            yield [backend.state for backend in backends]
+
+
+class RedisFilling:
+    """The outbox of several workers; what is written is in it."""
+
+    def __init__(self, backends: Sequence[RedisBackend]) -> None:
+        self.outboxes = [backend.state.outbox for backend in backends]
+        self._state = backends[0].state
+
+    async def put(self, item: Item) -> Item:
+        written = await self._state.write(item.key, item.value, tier=item.tier, expires_at=item.expires_at)
+        assert written.item is not None
+        return written.item
+
+
+class TestRedisOutbox(OutboxContract):
+    @pytest_asyncio.fixture
+    async def filling(self, redis_server: RedisServer) -> AsyncIterator[Filling]:
+        async with workers(redis_server.url) as backends:
+            yield RedisFilling(backends)
