@@ -31,7 +31,7 @@ from traffic_cop_middleware.abstractions.state.management import StateManagement
 from traffic_cop_middleware.abstractions.state.synchronisation import StatePushes
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
-from traffic_cop_middleware.composition.documents import DocumentHandle
+from traffic_cop_middleware.composition.documents import DocumentsHandle
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
@@ -146,7 +146,7 @@ class Opened:
         keys: SessionKeys | None,
         observers: Observers,
         watched: Mapping[str, LiveTable[Any]],
-        documents: DocumentHandle | None = None,
+        documents: DocumentsHandle | None = None,
         analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
     ) -> None:
         self._settings = settings
@@ -389,6 +389,8 @@ class Parts:
             self._opened(handle.backend, handle, None).listen_no_more()  # only to see whether it works
         else:
             self._per_loop = False
+        if settings.state.on:
+            self._documents(loop=None)  # only to see whether the URL can be used
 
     @property
     def watches(self) -> bool:
@@ -449,26 +451,29 @@ class Parts:
         await handle.connect(patience=patience)
         return self._opened(handle.backend, handle, loop, await self._open_documents(loop, patience))
 
-    async def _open_documents(self, loop: object, patience: float) -> DocumentHandle | None:
-        state = self.settings.state
-        if not state.on:
+    async def _open_documents(self, loop: object, patience: float) -> DocumentsHandle | None:
+        if not self.settings.state.on:
             return None
-        documents = DocumentHandle(
+        documents = self._documents(loop)
+        await documents.connect(patience=patience)
+        return documents
+
+    def _documents(self, loop: object) -> DocumentsHandle:
+        state = self.settings.state
+        return DocumentsHandle(
             state.documents,
             loop=loop,
             namespace=self.settings.namespace,
             deadline=state.deadline,
             notify=self.observers.tell,
         )
-        await documents.connect(patience=patience)
-        return documents
 
     def _opened(
         self,
         backend: Backend,
         handle: BackendHandle | None,
         loop: object,
-        documents: DocumentHandle | None = None,
+        documents: DocumentsHandle | None = None,
     ) -> Opened:
         return Opened(
             self.settings,

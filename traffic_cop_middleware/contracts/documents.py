@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from traffic_cop_middleware.contracts.events import Event
-from traffic_cop_middleware.contracts.state import Item, Outbox, Page, StateKey
+from traffic_cop_middleware.contracts.state import Item, Outbox, Page, StateKey, check_key, check_value
 
 KEPT_VERSIONS = 100
 """How many versions of an item the history keeps at least; the oldest go first."""
@@ -88,3 +88,24 @@ class DocumentOpener(Protocol):
             ConfigurationError: the URL can't be used.
         """
         ...
+
+
+def newest_of(items: Sequence[Item]) -> dict[StateKey, Item]:
+    """The newest item of each key, checked: what the documents would have of these.
+
+    Raises:
+        ValueError: a word or a value can't be used.
+    """
+    newest: dict[StateKey, Item] = {}
+    for item in items:
+        check_key(item.key)
+        check_value(item.key, item.value)
+        known = newest.get(item.key)
+        if known is None or known.version < item.version:
+            newest[item.key] = item
+    return newest
+
+
+def as_of(item: Item, now: float) -> Item:
+    """The item as it is answered at `now` (seconds since the epoch): an expired one is a tombstone of its version."""
+    return item if item.expires_at is None or now < item.expires_at else item._replace(value=None)

@@ -15,15 +15,16 @@ and a test with them waits for nothing::
         assert client.get("/search").status_code == 200
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
-`RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract` and `MessageBusContract`. This
-module needs pytest, the suites pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2).
-Importing `traffic_cop_middleware` needs none of them.
+`RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract` and `MessageBusContract`,
+documents of your own `DocumentStoreContract`. This module needs pytest, the suites pytest-asyncio too, and `open_client`
+what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware` needs none of them.
 """
 
 import pytest
 
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.outbox_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
@@ -36,6 +37,7 @@ pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_contract")
 from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
+from traffic_cop_middleware.testing.document_contract import DocumentStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.outbox_contract import OutboxContract  # noqa: E402
 from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
@@ -45,6 +47,7 @@ from traffic_cop_middleware.testing.state_contract import StateStoreContract  # 
 
 __all__ = [
     "BucketStoreContract",
+    "DocumentStoreContract",
     "FakeClock",
     "MessageBusContract",
     "MetricsStoreContract",

@@ -1,0 +1,39 @@
+"""The contract suite of `DocumentStore` on every adapter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from traffic_cop_middleware.adapters.memory.documents import MemoryDocuments
+from traffic_cop_middleware.adapters.sqlite.documents import open as open_sqlite
+from traffic_cop_middleware.contracts import DocumentStore
+from traffic_cop_middleware.testing import DocumentStoreContract
+
+DEADLINE = 20.0
+"""Seconds: generous, for this suite asks what is kept, not how fast."""
+
+
+class TestMemory(DocumentStoreContract):
+    @pytest.fixture
+    def stores(self) -> Sequence[DocumentStore]:
+        return [MemoryDocuments()]
+
+
+class TestSqlite(DocumentStoreContract):
+    @pytest_asyncio.fixture
+    async def stores(self, tmp_path: Path) -> AsyncIterator[Sequence[DocumentStore]]:
+        async with contextlib.AsyncExitStack() as stack:
+            opened = []
+            for _ in range(3):
+                store = open_sqlite(
+                    f"sqlite:///{tmp_path}/state.db", namespace="tc", deadline=DEADLINE, notify=lambda event: None
+                )
+                await store.connect(patience=DEADLINE)
+                stack.push_async_callback(store.close)
+                opened.append(store)
+            yield opened

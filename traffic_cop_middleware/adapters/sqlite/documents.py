@@ -1,0 +1,188 @@
+"""`sqlite:///relative.db`, `sqlite:////absolute/path.db`: documents, their history, and an outbox, in one file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from traffic_cop_middleware.adapters.options import Bounds, numbers
+from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File, raw_of
+from traffic_cop_middleware.adapters.sqlite.outbox import SqliteOutbox
+from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, where
+from traffic_cop_middleware.adapters.sqlite.statements import (
+    ENDED,
+    FORGET_HISTORY,
+    HISTORY,
+    LIST,
+    REMEMBER,
+    STORE,
+    TRIM,
+    VERSION,
+)
+from traffic_cop_middleware.adapters.threads import Threads
+from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
+from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
+from traffic_cop_middleware.contracts.state import WHOLE, check_key
+from traffic_cop_middleware.errors import ConfigurationError
+
+CLEANED_AT_ONCE = 500
+"""Items that one transaction of `clean_up` removes."""
+
+
+class SqliteDocuments:
+    """`DocumentStore` in a SQLite file, with an outbox.
+
+    Durable: what a method has answered is on the disk (a write-ahead log and `synchronous=FULL`) and outlives `kill -9`
+    and the loss of power, where the disk does what it says. `clock` gives the seconds since the epoch.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        namespace: str,
+        deadline: float,
+        notify: Callable[[Event], None],
+        max_mb: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = namespace
+        self._clock = clock
+        self._threads: Threads[sqlite3.Connection] = Threads(
+            lambda: File(path, max_mb=max_mb), name=path, count=1, at_once=AT_ONCE, deadline=deadline, notify=notify
+        )
+        self.outbox = SqliteOutbox(self._threads, app=namespace, clock=clock)
+
+    async def connect(self, *, patience: float = 1.0) -> None:
+        await self._threads.reach(patience=patience)
+
+    async def close(self) -> None:
+        await self._threads.close()
+
+    async def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None]:
+        for key in keys:
+            check_key(key)
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> list[Item | None]:
+            found = [newest(connection, self._app, key) for key in keys]
+            return [None if item is None else as_of(item, now) for item in found]
+
+        return await self._threads.ask(work)
+
+    async def store(self, items: Sequence[Item]) -> Sequence[int]:
+        newer = newest_of(items)
+
+        def work(connection: sqlite3.Connection) -> list[int]:
+            versions = {item.key: self._store(connection, item) for item in newer.values()}
+            return [versions[item.key] for item in items]
+
+        return await self._threads.ask(work, writes=True)
+
+    def _store(self, connection: sqlite3.Connection, item: Item) -> int:
+        place = where(self._app, item.key)
+        present = connection.execute(VERSION, place).fetchone()
+        if present is not None and present[0] >= item.version:
+            version: int = present[0]
+            return version
+        row: dict[str, Any] = place | {
+            "version": item.version,
+            "value": raw_of(item.value),
+            "tier": item.tier,
+            "written_at": item.written_at,
+            "expires_at": item.expires_at,
+            "stored_at": self._clock(),
+        }
+        connection.execute(STORE, row)
+        connection.execute(REMEMBER, row)
+        connection.execute(TRIM, place | {"kept": KEPT_VERSIONS})
+        return item.version
+
+    async def list(
+        self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
+    ) -> Page:
+        check_key(StateKey(tenant, namespace, "-"))
+        first = prefix.encode("utf-8", "surrogatepass")
+        question = where(self._app, StateKey(tenant, namespace, "-")) | {
+            "first": first,
+            "last": first[:-1] + bytes([first[-1] + 1]) if first else None,  # UTF-8 has no byte 0xFF
+            "after": raw_of(after or ""),
+            "now": self._clock(),
+            "most": max(1, most) + 1,
+        }
+
+        def work(connection: sqlite3.Connection) -> list[Item]:
+            return [item_of(row) for row in connection.execute(LIST, question)]
+
+        items = await self._threads.ask(work)
+        if len(items) <= max(1, most):
+            return Page(items, None)
+        return Page(items[:-1], items[-2].key.key)
+
+    async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
+        check_key(key)
+        question = where(self._app, key) | {"before": WHOLE if before is None else before, "most": max(1, most)}
+
+        def work(connection: sqlite3.Connection) -> list[Revision]:
+            return [Revision(item_of(row), row[8]) for row in connection.execute(HISTORY, question)]
+
+        return await self._threads.ask(work)
+
+    async def clean_up(self, *, now: float, tombstones_before: float) -> int:
+        question = {
+            "app": self._app,
+            "now": now,
+            "tombstones_before": tombstones_before,
+            "most": CLEANED_AT_ONCE,
+        }
+
+        def work(connection: sqlite3.Connection) -> int:
+            ended = connection.execute(ENDED, question).fetchall()
+            connection.executemany(FORGET_HISTORY, ended)
+            connection.executemany("DELETE FROM documents WHERE rowid = ?", ended)
+            return len(ended)
+
+        gone = 0
+        while True:
+            some = await self._threads.ask(work, writes=True)
+            gone += some
+            if some < CLEANED_AT_ONCE:
+                return gone
+
+
+OPTIONS = {
+    "deadline": Bounds(0.01, 300, None, "seconds per call, in place of the stack's deadline"),
+    "max_mb": Bounds(1, 100_000_000, None, "megabytes that the file may have"),
+}
+FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
+
+
+def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> SqliteDocuments:
+    """`sqlite:///relative.db` (to the working directory of the start) or `sqlite:////absolute/path.db`.
+
+    `?deadline=2` is the seconds of a call, `?max_mb=1000` bounds the file.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path)[1:]
+    if parts.netloc or parts.fragment:
+        raise ConfigurationError(
+            f"documents={url!r}: what follows sqlite:// is no host and has no '#' (write %23). Write {FORMS}"
+        )
+    if not path or path.endswith("/") or "\0" in path or path == ":memory:":
+        raise ConfigurationError(
+            f"documents={url!r} names no file. Write {FORMS}; for documents that are not kept, memory://"
+        )
+    options = numbers(parts.query, OPTIONS, name=f"documents='sqlite:///{path}'")
+    return SqliteDocuments(
+        os.path.abspath(path),
+        namespace=namespace,
+        deadline=options["deadline"] or deadline,
+        notify=notify,
+        max_mb=options["max_mb"],
+    )

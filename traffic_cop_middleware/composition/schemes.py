@@ -1,0 +1,39 @@
+"""From a URL's scheme to an adapter: one of ours, or an entry point of a third party."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
+
+
+def adapter_for(url: str, *, kwarg: str, group: str, ours: Mapping[str, str], example: str) -> Any:
+    """The `open` function for a URL's scheme.
+
+    `ours` says for each scheme of ours the module under `adapters`; the first part of that is also the name of the
+    extra that brings its driver. `kwarg` is where the URL was written.
+
+    Raises:
+        ConfigurationError: nobody knows the scheme.
+        MissingExtra: its driver is not installed.
+    """
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme in ours:
+        try:
+            return importlib.import_module(f"traffic_cop_middleware.adapters.{ours[scheme]}").open
+        except ImportError as exc:
+            raise MissingExtra(
+                f"{kwarg} {scheme}:// needs a driver that is not installed ({exc}): "
+                f"pip install 'traffic-cop-middleware[{ours[scheme].partition('.')[0]}]'"
+            ) from exc
+    for point in entry_points(group=group, name=scheme):
+        return point.load()
+    known = sorted({*ours, *(point.name for point in entry_points(group=group))})
+    said = f"{scheme}://…" if scheme else "no URL scheme"
+    raise ConfigurationError(
+        f"{kwarg}: {said} is not known here. Write one of {', '.join(f'{name}://' for name in known)}, for example "
+        f"{example}"
+    )
