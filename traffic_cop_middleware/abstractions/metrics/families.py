@@ -21,6 +21,8 @@ SOCKET_CLOSED = "socket.closed"
 SOCKET_REFUSED = "socket.refused"
 STORE_LOST = "store.lost"
 IN_FLIGHT = "in_flight"
+IN_FLIGHT_ELSEWHERE = "in_flight.elsewhere"
+"""Those among `IN_FLIGHT` that the app's framework reports by itself."""
 SOCKETS_OPEN = "sockets_open"
 
 LABELS: Mapping[str, tuple[str, ...]] = {
@@ -35,6 +37,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     SOCKET_REFUSED: ("http.route", "status"),
     STORE_LOST: ("store",),
     IN_FLIGHT: ("http.route", "http.request.method"),
+    IN_FLIGHT_ELSEWHERE: ("http.route", "http.request.method"),
     SOCKETS_OPEN: ("http.route",),
 }
 SESSION_EVENTS = {

@@ -32,6 +32,7 @@ class Timing(NamedTuple):
     help: str
     labels: Sequence[str]
     rows: Callable[[Figures], Iterable[TimedRow]]
+    unit: str = "s"
 
 
 class Number(NamedTuple):
