@@ -16,6 +16,7 @@ from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.session_management import SessionInfo
 from traffic_cop_middleware.abstractions.sessions import Tokens
 from traffic_cop_middleware.abstractions.upstreams import Upstream
+from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
     MetricsMiddleware,
@@ -80,6 +81,7 @@ __all__ = [
     "MissingExtra",
     "NoRecord",
     "OrderError",
+    "OtlpExport",
     "RateLimitMiddleware",
     "RecordConflict",
     "Redirect",

@@ -24,6 +24,7 @@ from traffic_cop_middleware.contracts.sessions import (
     SessionKey,
     SessionStore,
 )
+from traffic_cop_middleware.contracts.telemetry import Distribution, Example, Kind, Point, Reading, TelemetryExporter
 from traffic_cop_middleware.contracts.tokens import ForeignTokens, TokenCodec
 
 __all__ = [
@@ -34,11 +35,14 @@ __all__ = [
     "BucketStore",
     "Changes",
     "Created",
+    "Distribution",
     "Event",
+    "Example",
     "Flush",
     "Flushed",
     "ForeignTokens",
     "Guard",
+    "Kind",
     "Listed",
     "Listener",
     "Loaded",
@@ -48,6 +52,8 @@ __all__ = [
     "MetricsStore",
     "Observer",
     "Opener",
+    "Point",
+    "Reading",
     "Record",
     "RecordStore",
     "Rotated",
@@ -58,6 +64,7 @@ __all__ = [
     "SessionStore",
     "Take",
     "Taken",
+    "TelemetryExporter",
     "TokenCodec",
     "Totals",
     "WorkerTotal",
