@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import bootstrap
 
@@ -61,6 +62,35 @@ def version_of(binary: str) -> str:
     return done.stdout.strip()
 
 
+def lint(environment: dict[str, str]) -> list[str]:
+    """Run the linters side by side, and show what each said. Gives the names of those that failed."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+        done = {name: threads.submit(quietly, command, environment) for name, command in LINTERS.items()}
+        failed = []
+        for name, outcome in done.items():
+            status, said, seconds = outcome.result()
+            print(f"\n== {name}\n{said}", end="")
+            print(f"== {name}: {'ok' if status == 0 else f'FAILED, status {status}'} ({seconds:.1f} s)", flush=True)
+            if status:
+                failed.append(name)
+    return failed
+
+
+def quietly(command: list[str], environment: dict[str, str]) -> tuple[int, str, float]:
+    started = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=bootstrap.ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, time.monotonic() - started
+
+
 def run(name: str, command: list[str], environment: dict[str, str]) -> bool:
     print(f"\n== {name}", flush=True)
     started = time.monotonic()
@@ -94,16 +124,23 @@ def main() -> int:
             redis = "no redis-server found, and TRAFFIC_COP_REQUIRE_SERVERS=1 asks for one"
     print(redis, flush=True)
 
-    steps = {} if options.fast else dict(LINTERS)
-    steps["pytest"] = [sys.executable, "-m", "pytest", *for_pytest]
-    failed = [name for name, command in steps.items() if not run(name, command, environment)]
+    failed = [] if options.fast else lint(environment)
+    pytest = [sys.executable, "-m", "pytest"]
+    steps = {"pytest": [*pytest, *for_pytest]}
+    if not for_pytest:  # what kills and freezes servers, or counts on the time that a machine takes, runs by itself
+        steps = {
+            "pytest side by side": [*pytest, "-m", "not alone", "--numprocesses", "logical", "--dist", "worksteal"],
+            "pytest alone": [*pytest, "-m", "alone"],
+        }
+    failed += [name for name, command in steps.items() if not run(name, command, environment)]
     if not server and os.environ.get("TRAFFIC_COP_REQUIRE_SERVERS") == "1":
         failed.append("redis-server")
 
     print(f"\n{redis}")
     if options.fast:
         print(f"skipped by --fast: {', '.join(LINTERS)}")
-    print(f"FAILED: {', '.join(failed)}" if failed else f"All well: {', '.join(steps)}")
+    checks = [*([] if options.fast else LINTERS), *steps]
+    print(f"FAILED: {', '.join(failed)}" if failed else f"All well: {', '.join(checks)}")
     return 1 if failed else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,16 @@ __all__ = ["fake_clock", "memory_backend", "open_client"]
 # How long an example takes is the machine's doing: it fails no test.
 settings.register_profile("traffic-cop", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("traffic-cop")
+
+
+ALONE = Path(__file__).parent / "gateway"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has real servers is run beside no other test: it tells an outage by the time that passes."""
+    for item in items:
+        if item.get_closest_marker("redis_server") or ALONE in item.path.parents:
+            item.add_marker("alone")
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "traffic_cop_middleware"
 
 def test_importing_the_package_loads_no_driver() -> None:
     drivers = ["redis", "hiredis", "arango", "google.cloud", "supabase", "fastapi", "pytest", "aiohttp", "jwt"]
+    drivers.append("opentelemetry")
     script = f"import sys, traffic_cop_middleware; print([d for d in {drivers!r} if d in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

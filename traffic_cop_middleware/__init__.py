@@ -25,6 +25,7 @@ from traffic_cop_middleware.abstractions.state.items import (
 from traffic_cop_middleware.abstractions.state.request_state import RequestState
 from traffic_cop_middleware.abstractions.state.synchronisation import Push, Pushed
 from traffic_cop_middleware.abstractions.upstreams import Upstream
+from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
     MetricsMiddleware,
@@ -99,6 +100,7 @@ __all__ = [
     "OrderError",
     "Push",
     "Pushed",
+    "OtlpExport",
     "RateLimitMiddleware",
     "RecordConflict",
     "Redirect",

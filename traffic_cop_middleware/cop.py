@@ -26,6 +26,7 @@ from traffic_cop_middleware.abstractions.state.management import StateManagement
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
+from traffic_cop_middleware.composition.otlp import OtlpExport, otlp_export
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, LIMITS, BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
@@ -36,6 +37,7 @@ from traffic_cop_middleware.middleware.client_address import ClientAddress, Trus
 from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
 from traffic_cop_middleware.middleware.cors import CorsLayer
 from traffic_cop_middleware.middleware.cors_policies import CORS, CorsPolicies
+from traffic_cop_middleware.middleware.counted_elsewhere import CountedElsewhere
 from traffic_cop_middleware.middleware.csrf import Csrf, trusted_origins
 from traffic_cop_middleware.middleware.exposition import Exposition
 from traffic_cop_middleware.middleware.live_limits import LiveLimits
@@ -54,6 +56,8 @@ from traffic_cop_middleware.middleware.stack import Stack, stacks_inside
 from traffic_cop_middleware.middleware.subtrees import Subtree
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
+
     from traffic_cop_middleware.adapters.jwt import Issuer
 
 log = logging.getLogger("traffic_cop")
@@ -113,6 +117,7 @@ class CopSettings(BackendKwargs, total=False):
     metrics_interval: float
     metrics_series: int
     metrics_access_log: float
+    metrics_otlp: MetricExporter | OtlpExport | None
 
 
 class RateLimitKwargs(BackendKwargs, total=False):
@@ -162,6 +167,7 @@ class MetricsKwargs(BackendKwargs, total=False):
     interval: float
     series: int
     access_log: float
+    otlp: MetricExporter | OtlpExport | None
 
 
 class TrafficCop:
@@ -216,6 +222,8 @@ class TrafficCop:
         metrics_series: how many (route, method, status) a worker tells apart.
         metrics_access_log: the share of the requests that is logged as JSON by the logger "traffic_cop.access", from 0
             to 1 (True: all). Those that failed are logged in any case, unless it is 0.
+        metrics_otlp: an exporter of OpenTelemetry's SDK (`OTLPMetricExporter()`), or an `OtlpExport` of one, to which
+            each worker exports what it counts. What FastAPI records itself is left to it.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -272,6 +280,7 @@ class TrafficCop:
         metrics_interval: float = DEFAULT_METRICS.interval,
         metrics_series: int = DEFAULT_METRICS.series,
         metrics_access_log: float = DEFAULT_METRICS.access_log,
+        metrics_otlp: MetricExporter | OtlpExport | None = None,
         **unknown: Never,
     ) -> None:
         _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -350,7 +359,12 @@ class TrafficCop:
             watched={kind: table for kind, table in live.items() if kind in self._kinds},
             metrics=self._metrics_settings(
                 metrics,
-                MetricsSettings(interval=metrics_interval, series=metrics_series, access_log=metrics_access_log),
+                MetricsSettings(
+                    interval=metrics_interval,
+                    series=metrics_series,
+                    access_log=metrics_access_log,
+                    otlp=otlp_export(metrics_otlp),
+                ),
                 path=metrics_path,
                 token=metrics_token,
                 public=metrics_public,
@@ -387,6 +401,7 @@ class TrafficCop:
         if path is not None:
             self._exposition = Exposition(path, token=token, public=public, analytics=self._opened_analytics)
         self._access_log = AccessLog(settings.access_log) if settings.access_log else None
+        self._left_to_others = settings.otlp is not None and settings.otlp.requests is None
         return settings if on else None
 
     async def _opened_analytics(self) -> AnalyticsAbstraction:
@@ -596,6 +611,7 @@ class TrafficCop:
                 gateway=self._gateway,
                 exposition=self._exposition,
                 access_log=self._access_log,
+                elsewhere=CountedElsewhere(app) if self._left_to_others else None,
             )
         return app
 

@@ -92,6 +92,10 @@ class KeysUnavailable(TrafficCopError):
     """An issuer's keys can't be had at present, so its tokens can't be checked."""
 
 
+class ExportFailed(TrafficCopError):
+    """Metrics were not taken by the exporter, or nobody knows whether they were; they go with the next ones."""
+
+
 class RecordConflict(TrafficCopError):
     """Records that were to be changed at one version have another one by now."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
@@ -17,6 +18,8 @@ from traffic_cop_middleware import (
     InvalidToken,
     Issuer,
     Key,
+    MetricsMiddleware,
+    OtlpExport,
     RateLimitMiddleware,
     Redirect,
     Refusal,
@@ -184,3 +187,10 @@ async def while_it_runs(cop: TrafficCop) -> None:
     left: list[int] = [level.remaining for level in await cop.limits.show("search", "203.0.113.7")]
     await cop.limits.reset("search", names[0] if left else "alice")
     await cop.cors.put("app", CorsPolicy(origins="*"))
+
+
+# Metrics
+
+exported = TrafficCop(metrics=True, metrics_otlp=OTLPMetricExporter())
+plain.add_middleware(MetricsMiddleware, otlp=OtlpExport(OTLPMetricExporter(), interval=30, requests=True))
+TrafficCop(metrics=True, metrics_otlp="http://collector:4318")  # type: ignore[arg-type]  # an exporter, and no URL

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from traffic_cop_middleware.abstractions.metrics.recorder import MOST_SERIES
+from traffic_cop_middleware.composition.otlp import OtlpExport, is_number
 from traffic_cop_middleware.errors import ConfigurationError
 
 LONGEST_INTERVAL = 10.0
@@ -14,14 +14,15 @@ LONGEST_INTERVAL = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
-    """How often a worker writes what it has counted (seconds), and how many series it tells apart."""
+    """How often a worker writes what it has counted (seconds), how many series it tells apart, and where it exports."""
 
     interval: float = 1.0
     series: int = MOST_SERIES
     access_log: float = 0.0
+    otlp: OtlpExport | None = None
 
     def __post_init__(self) -> None:
-        if not _number(self.interval) or not 0.05 <= self.interval <= LONGEST_INTERVAL:
+        if not is_number(self.interval) or not 0.05 <= self.interval <= LONGEST_INTERVAL:
             raise ConfigurationError(
                 f"metrics_interval={self.interval!r}: seconds between two flushes, from 0.05 to {LONGEST_INTERVAL:g}; "
                 "what a killed worker has counted since its last one is lost"
@@ -31,11 +32,7 @@ class MetricsSettings:
                 f"metrics_series={self.series!r}: how many (route, method, status) are told apart, from 1 to 10000"
             )
         share: object = self.access_log
-        if not isinstance(share, bool) and (not _number(share) or not 0 <= self.access_log <= 1):
+        if not isinstance(share, bool) and (not is_number(share) or not 0 <= self.access_log <= 1):
             raise ConfigurationError(
                 f"metrics_access_log={share!r}: True, or the share of the requests that is logged, from 0 to 1"
             )
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -32,9 +30,11 @@ from traffic_cop_middleware.abstractions.state.synchronisation import StatePushe
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
 from traffic_cop_middleware.composition.documents import DocumentsHandle
+from traffic_cop_middleware.composition.metrics_export import Exporting
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
+from traffic_cop_middleware.composition.workers import sign_of_several
 from traffic_cop_middleware.contracts import Backend, Changes, DocumentStore, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
@@ -363,11 +363,14 @@ class Parts:
         metrics: MetricsSettings | None = None,
     ) -> None:
         self._metrics = metrics
+        self._exporting: Exporting | None = None
         self.recorder: Recorder | None = None
         """What this worker counts; only where it does."""
         if metrics is not None:
             clock = getattr(settings.backend, "wall_clock", time.time)
-            self.recorder = Recorder(clock=clock, most_series=metrics.series)
+            self.recorder = Recorder(clock=clock, most_series=metrics.series, keeps_whole=metrics.otlp is not None)
+            if metrics.otlp is not None:
+                self._exporting = Exporting(metrics.otlp, self.recorder)
             observers.subscribe(self.recorder.hear)
         self._watched = watched or {}
         self._keys = sessions.keys() if sessions is not None else None
@@ -437,6 +440,8 @@ class Parts:
                 await opened.begin(patience=patience if time.monotonic() - started < patience else 0)
                 self._warn_of_several_workers(opened.backend)
             self.opened = opened
+            if self._exporting is not None:
+                self._exporting.begin()
             return opened
 
     async def _open(self, loop: object, patience: float) -> Opened:
@@ -545,6 +550,8 @@ class Parts:
             self.opened = None
         if opened is not None:
             await opened.close()
+        if self._exporting is not None and not self._lifespans:
+            await self._exporting.end()
 
     def _forget_closed_loops(self) -> None:
         for loop in [*self._by_loop, *self._lifespans, *self._locks]:
@@ -556,13 +563,7 @@ class Parts:
     def _warn_of_several_workers(self, backend: Backend) -> None:
         if backend.buckets is None or backend.buckets.shared:
             return
-        workers = os.environ.get("WEB_CONCURRENCY", "")
-        signs = {
-            "this process is a worker of another": multiprocessing.parent_process() is not None,
-            f"WEB_CONCURRENCY is {workers}": workers.isdecimal() and int(workers) > 1,
-            "gunicorn started this process": os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"),
-        }
-        sign = next((sign for sign, seen in signs.items() if seen), None)
+        sign = sign_of_several()
         if sign is not None:
             log.warning(
                 "%s: %s. If this server runs several workers, each counts for itself, and a client gets each limit "

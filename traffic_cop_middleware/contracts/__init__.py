@@ -37,6 +37,7 @@ from traffic_cop_middleware.contracts.state import (
     Tier,
     Written,
 )
+from traffic_cop_middleware.contracts.telemetry import Distribution, Example, Kind, Point, Reading, TelemetryExporter
 from traffic_cop_middleware.contracts.tokens import ForeignTokens, TokenCodec
 
 __all__ = [
@@ -52,12 +53,15 @@ __all__ = [
     "DocumentOpener",
     "DocumentOutbox",
     "DocumentStore",
+    "Distribution",
     "Event",
+    "Example",
     "Flush",
     "Flushed",
     "ForeignTokens",
     "Guard",
     "Item",
+    "Kind",
     "Listed",
     "Listener",
     "Loaded",
@@ -70,6 +74,8 @@ __all__ = [
     "Outbox",
     "Page",
     "Pending",
+    "Point",
+    "Reading",
     "Record",
     "RecordStore",
     "Revision",
@@ -84,6 +90,7 @@ __all__ = [
     "Take",
     "Taken",
     "Tier",
+    "TelemetryExporter",
     "TokenCodec",
     "Totals",
     "WorkerTotal",

@@ -30,6 +30,7 @@ from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.middleware.access_log import AccessLog
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
+from traffic_cop_middleware.middleware.counted_elsewhere import CountedElsewhere
 from traffic_cop_middleware.middleware.exposition import Exposition
 from traffic_cop_middleware.middleware.gateway_matches import candidates_of
 from traffic_cop_middleware.middleware.metered_socket import MeteredSocket
@@ -45,7 +46,7 @@ MOST_UNDER_WAY = 10_000
 
 
 class MetricsLayer:
-    """Counts what passes. The context must be in the scope."""
+    """Counts what passes. The context must be in the scope. `elsewhere` says what FastAPI counts too."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class MetricsLayer:
         gateway: Gateway,
         exposition: Exposition | None = None,
         access_log: AccessLog | None = None,
+        elsewhere: CountedElsewhere | None = None,
     ) -> None:
         self.app = app
         self._recorder = recorder
@@ -63,6 +65,7 @@ class MetricsLayer:
         self._gateway = gateway
         self._exposition = exposition
         self._access_log = access_log
+        self._elsewhere = elsewhere
         self._templates: Mapping[int, str] = {}
         self._generation = -1
         self._under_way: dict[TrafficContext, Scope] = {}
@@ -86,6 +89,8 @@ class MetricsLayer:
         status = bytes_in = bytes_out = 0
         first = end = 0.0
         gone = pieces = stream = False
+        elsewhere = self._elsewhere
+        told = elsewhere is not None and elsewhere.enters(scope)
         failed: BaseException | None = None
         head: Any = ()
 
@@ -99,7 +104,7 @@ class MetricsLayer:
             return message
 
         def send_counted(message: Message) -> Awaitable[None]:
-            nonlocal status, first, end, bytes_out, pieces, head, stream
+            nonlocal status, first, end, bytes_out, pieces, head, stream, told
             kind = message["type"]
             if kind == "http.response.body":
                 body = message.get("body")
@@ -114,6 +119,8 @@ class MetricsLayer:
                 first = perf_counter()
                 status = message["status"]
                 head = message.get("headers", ())
+                if elsewhere is not None and not told:
+                    told = elsewhere.counts(scope)
             elif kind == "http.response.pathsend":
                 end = perf_counter()
             return send(message)
@@ -157,6 +164,8 @@ class MetricsLayer:
                 series.note(Exemplar(seconds, context.traceparent[3:35], recorder.clock()))
             if context.session is not None or context.decision is not None:
                 self._use(context, status, bytes_in, bytes_out)
+            if elsewhere is not None and not stream and (told or (not first and elsewhere.gave_up(scope))):
+                series.count_elsewhere(seconds)
             if self._access_log is not None:
                 self._access_log.write(
                     scope,
@@ -261,6 +270,8 @@ class MetricsLayer:
             else:
                 method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
                 found[families.IN_FLIGHT, template, method] += 1
+                if self._elsewhere is not None and self._elsewhere.counts(scope):
+                    found[families.IN_FLIGHT_ELSEWHERE, template, method] += 1
         return found
 
 

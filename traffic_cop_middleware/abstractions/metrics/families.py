@@ -21,6 +21,8 @@ SOCKET_CLOSED = "socket.closed"
 SOCKET_REFUSED = "socket.refused"
 STORE_LOST = "store.lost"
 IN_FLIGHT = "in_flight"
+IN_FLIGHT_ELSEWHERE = "in_flight.elsewhere"
+"""Those among `IN_FLIGHT` that the app's framework reports by itself."""
 SOCKETS_OPEN = "sockets_open"
 
 LABELS: Mapping[str, tuple[str, ...]] = {
@@ -28,14 +30,15 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     SESSIONS: ("event", "kind"),
     UPSTREAM: ("route", "upstream", "status"),
     UPSTREAM_FAILED: ("route", "upstream", "error"),
-    SOCKET: ("http_route",),
-    SOCKET_MESSAGES: ("http_route", "direction"),
-    SOCKET_BYTES: ("http_route", "direction"),
-    SOCKET_CLOSED: ("http_route", "code"),
-    SOCKET_REFUSED: ("http_route", "status"),
+    SOCKET: ("http.route",),
+    SOCKET_MESSAGES: ("http.route", "direction"),
+    SOCKET_BYTES: ("http.route", "direction"),
+    SOCKET_CLOSED: ("http.route", "code"),
+    SOCKET_REFUSED: ("http.route", "status"),
     STORE_LOST: ("store",),
-    IN_FLIGHT: ("http_route", "http_request_method"),
-    SOCKETS_OPEN: ("http_route",),
+    IN_FLIGHT: ("http.route", "http.request.method"),
+    IN_FLIGHT_ELSEWHERE: ("http.route", "http.request.method"),
+    SOCKETS_OPEN: ("http.route",),
 }
 SESSION_EVENTS = {
     "session.created": "created",

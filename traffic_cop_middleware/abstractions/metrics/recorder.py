@@ -41,9 +41,15 @@ class Now(NamedTuple):
 
 
 class Recorder:
-    """Counts for one worker. `clock` gives seconds since the epoch."""
+    """Counts for one worker. `clock` gives seconds since the epoch.
 
-    def __init__(self, *, clock: Callable[[], float], most_series: int = MOST_SERIES) -> None:
+    With `keeps_whole` there is a second sum beside the one for the store, from which nothing is ever taken off: what
+    is exported must not fall where the store keeps a worker's sum for it (`reborn`).
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float], most_series: int = MOST_SERIES, keeps_whole: bool = False
+    ) -> None:
         self.clock = clock
         self.worker = secrets.token_hex(8)
         """This worker's incarnation: under that name it writes."""
@@ -53,6 +59,7 @@ class Recorder:
         """Those who know what is under way."""
         self._pid = os.getpid()
         self._most = most_series
+        self._keeps_whole = keeps_whole
         self._lock = threading.RLock()
         self._begin()
 
@@ -69,6 +76,7 @@ class Recorder:
         self._known: set[Key] = set()
         self._aside: list[tuple[int, Figures]] = []
         self._sum = Figures()
+        self._whole = Figures() if self._keeps_whole else None
         self.through = self.slot - 1
         """The last slot that is in the sum."""
         self._slots: dict[int, Figures] = {}
@@ -151,6 +159,8 @@ class Recorder:
                     known = self._minutes[minute] = Figures()
                 known.merge(figures)
                 self._sum.merge(figures, usage=False)
+                if self._whole is not None:
+                    self._whole.merge(figures, usage=False)
                 self.through = slot
             now_minute = self.slot * SLOT // MINUTE
             for minute in [minute for minute in self._minutes if minute < now_minute - MINUTES_KEPT]:
@@ -171,6 +181,15 @@ class Recorder:
             if self._encoded is None or self._encoded[0] != self.through:
                 self._encoded = (self.through, encode_sums(self._sum))
             return self._encoded
+
+    def whole(self) -> Figures:
+        """A copy of all that was counted since `began`, up to the running slot. May run in a thread."""
+        copy = Figures()
+        with self._lock:
+            self.fold()
+            if self._whole is not None:
+                copy.merge(self._whole, usage=False)
+        return copy
 
     def now(self) -> Now:
         """What is not in the sum yet, the running slot, and what is under way."""

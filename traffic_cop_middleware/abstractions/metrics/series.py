@@ -32,12 +32,13 @@ class Series:
     """Requests of one key.
 
     `duration` and `first_byte` are in seconds, `bytes_in` and `bytes_out` those of the bodies as they passed here.
-    `slow` has for each of the `BOUNDS` (and for what is above) the slowest request of late.
+    `slow` has for each of the `BOUNDS` (and for what is above) the slowest request of late. `elsewhere` are the
+    durations among `duration` that the app's framework reports by itself; it stays in this process.
     """
 
     __slots__ = (
-        *("bytes_in", "bytes_out", "disconnects", "duration", "exceptions", "first_byte", "pending", "slow"),
-        "slowest",
+        *("bytes_in", "bytes_out", "disconnects", "duration", "elsewhere", "exceptions", "first_byte", "pending"),
+        *("slow", "slowest"),
     )
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Series:
         """Requests that are not in the sums yet: duration, first byte (0: none), bytes in, bytes out."""
         self.duration = Histogram()
         self.first_byte = Histogram()
+        self.elsewhere: Histogram | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.exceptions = 0
@@ -67,6 +69,12 @@ class Series:
             self.bytes_in += sum(bytes_in)
             self.bytes_out += sum(bytes_out)
 
+    def count_elsewhere(self, seconds: float) -> None:
+        """Note that a request of this series is reported by the framework as well."""
+        if self.elsewhere is None:
+            self.elsewhere = Histogram()
+        self.elsewhere.add(seconds)
+
     def note(self, exemplar: Exemplar) -> None:
         """Remember a slow request."""
         self.slowest = max(self.slowest, exemplar.seconds)
@@ -82,6 +90,9 @@ class Series:
         self.bytes_out += sign * other.bytes_out
         self.exceptions += sign * other.exceptions
         self.disconnects += sign * other.disconnects
+        if other.elsewhere is not None:
+            self.elsewhere = self.elsewhere or Histogram()
+            self.elsewhere.merge(other.elsewhere, sign=sign)
         if sign == 1:
             for exemplar in other.slow.values():
                 self.keep(exemplar)
