@@ -4,6 +4,7 @@ from traffic_cop_middleware.contracts.backend import Backend, Opener
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.events import Event, Observer
+from traffic_cop_middleware.contracts.leases import Lease, LeaseStore
 from traffic_cop_middleware.contracts.metrics import (
     SEALED,
     Flush,
@@ -39,6 +40,8 @@ __all__ = [
     "Flushed",
     "ForeignTokens",
     "Guard",
+    "Lease",
+    "LeaseStore",
     "Listed",
     "Listener",
     "Loaded",

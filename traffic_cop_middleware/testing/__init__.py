@@ -15,15 +15,16 @@ and a test with them waits for nothing::
         assert client.get("/search").status_code == 200
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
-`RecordStoreContract`, `MetricsStoreContract` and `MessageBusContract`. This module needs pytest, the suites
-pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware`
-needs none of them.
+`RecordStoreContract`, `MetricsStoreContract`, `MessageBusContract` and `LeaseStoreContract`. This module needs pytest,
+the suites pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing
+`traffic_cop_middleware` needs none of them.
 """
 
 import pytest
 
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.lease_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract")
@@ -34,6 +35,7 @@ pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_route_con
 from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
+from traffic_cop_middleware.testing.lease_contract import LeaseStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_contract import SessionStoreContract  # noqa: E402
@@ -42,6 +44,7 @@ from traffic_cop_middleware.testing.session_route_contract import SessionRouteSt
 __all__ = [
     "BucketStoreContract",
     "FakeClock",
+    "LeaseStoreContract",
     "MessageBusContract",
     "MetricsStoreContract",
     "RecordStoreContract",
