@@ -67,12 +67,17 @@ async def settle() -> None:
 
 
 class Store:
-    """A worker's way to the leases: it may be cut (`down`), say nothing (`silent`), or lose the answers (`deaf`)."""
+    """A worker's way to the leases: it may be cut (`down`), say nothing (`silent`), or lose the answers (`deaf`).
+
+    What comes of an acquisition is told after `late` seconds.
+    """
 
     shared = True
 
-    def __init__(self, leases: LeaseStore) -> None:
+    def __init__(self, leases: LeaseStore, time: Time) -> None:
         self._leases = leases
+        self._time = time
+        self.late = 0.0
         self.state = "up"
         self.asked = 0
 
@@ -88,7 +93,12 @@ class Store:
         return answer
 
     def acquire(self, name: str, holder: str, *, ttl: float) -> Lease | Awaitable[Lease | None] | None:
-        return self._through(lambda: self._leases.acquire(name, holder, ttl=ttl))
+        answer = self._through(lambda: self._leases.acquire(name, holder, ttl=ttl))
+        return self._told_late(answer) if self.late else answer
+
+    async def _told_late(self, answer: Lease | None) -> Lease | None:
+        await self._time.sleep(self.late)
+        return answer
 
     def release(self, lease: Lease) -> bool | Awaitable[bool]:
         return self._through(lambda: self._leases.release(lease))
@@ -137,7 +147,8 @@ class Cluster:
     def __init__(self, workers: int = 2) -> None:
         self.clock = FakeClock()
         self.backend = MemoryBackend(clock=self.clock)
-        self.workers = [Worker(Store(self.backend.leases), Time()) for _ in range(workers)]
+        times = [Time() for _ in range(workers)]
+        self.workers = [Worker(Store(self.backend.leases, time), time) for time in times]
         self.most_at_once = 0
 
     async def passes(self, seconds: float) -> None:
@@ -308,6 +319,33 @@ async def test_in_an_outage_the_job_is_stopped_before_its_lease_ends_and_led_aga
 
 
 @pytest.mark.asyncio
+async def test_a_lease_that_is_told_late_is_used_until_its_end_as_of_the_asking() -> None:
+    async with cluster(1) as some:
+        (worker,) = some.workers
+        began = some.clock()
+        worker.store.late = 0.6 * TTL
+        worker.start()
+        await some.passes(0.6 * TTL + 0.01)
+        assert worker.leads
+        worker.store.state = "down"
+        await some.passes(TTL)
+        assert worker.stopped == [pytest.approx(began + 0.9 * TTL)]
+
+
+@pytest.mark.asyncio
+async def test_a_lease_that_is_told_too_late_begins_nothing() -> None:
+    async with cluster(1) as some:
+        (worker,) = some.workers
+        worker.store.late = 0.95 * TTL
+        worker.start()
+        await some.passes(5 * TTL)
+        assert worker.tokens == []
+        worker.store.late = 0
+        await some.passes(TTL + FOLLOWED)
+        assert worker.leads
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("state", ["down", "deaf"])
 async def test_an_outage_that_is_shorter_than_the_lease_interrupts_nothing(state: str) -> None:
     async with cluster() as some:
@@ -336,6 +374,19 @@ async def test_a_lease_that_another_one_has_got_stops_the_job_at_the_next_renewa
         assert "was lost, and its job is stopped" in caplog.text
         await some.passes(5 * TTL)
         assert worker.leads
+
+
+@pytest.mark.asyncio
+async def test_who_gets_the_lost_lease_back_runs_the_job_anew_under_the_larger_token() -> None:
+    async with cluster(1) as some:
+        (worker,) = some.workers
+        worker.start()
+        await some.passes(TTL)
+        some.backend.leases._held.clear()
+        await some.passes(TTL)
+        assert len(worker.stopped) == 1
+        assert worker.leads
+        assert worker.tokens == sorted(set(worker.tokens))
 
 
 @pytest.mark.asyncio
