@@ -406,7 +406,7 @@ class BucketsAlone:
 
     name = "buckets-alone://"
     live_workers = None
-    sessions = session_routes = records = metrics = bus = None
+    sessions = session_routes = records = metrics = bus = leases = None
 
     def __init__(self) -> None:
         inner = MemoryBackend()

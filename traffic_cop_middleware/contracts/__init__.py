@@ -5,6 +5,7 @@ from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, 
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.documents import DocumentOpener, DocumentOutbox, DocumentStore, Revision
 from traffic_cop_middleware.contracts.events import Event, Observer
+from traffic_cop_middleware.contracts.leases import Lease, LeaseStore
 from traffic_cop_middleware.contracts.metrics import (
     SEALED,
     Flush,
@@ -62,6 +63,8 @@ __all__ = [
     "Guard",
     "Item",
     "Kind",
+    "Lease",
+    "LeaseStore",
     "Listed",
     "Listener",
     "Loaded",

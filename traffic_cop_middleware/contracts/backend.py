@@ -8,6 +8,7 @@ from typing import Protocol
 from traffic_cop_middleware.contracts.buckets import BucketStore
 from traffic_cop_middleware.contracts.bus import MessageBus
 from traffic_cop_middleware.contracts.events import Event
+from traffic_cop_middleware.contracts.leases import LeaseStore
 from traffic_cop_middleware.contracts.metrics import MetricsStore
 from traffic_cop_middleware.contracts.records import RecordStore
 from traffic_cop_middleware.contracts.session_routes import SessionRouteStore
@@ -43,6 +44,9 @@ class Backend(Protocol):
 
     @property
     def bus(self) -> MessageBus | None: ...
+
+    @property
+    def leases(self) -> LeaseStore | None: ...
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -18,6 +18,9 @@ A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, 
 `RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract` and `MessageBusContract`,
 documents of your own `DocumentStoreContract`. This module needs pytest, the suites pytest-asyncio too, and
 `open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware` needs none of them.
+`RecordStoreContract`, `MetricsStoreContract`, `MessageBusContract` and `LeaseStoreContract`. This module needs pytest,
+the suites pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing
+`traffic_cop_middleware` needs none of them.
 """
 
 import pytest
@@ -25,6 +28,7 @@ import pytest
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.lease_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.outbox_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
@@ -38,6 +42,7 @@ from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
 from traffic_cop_middleware.testing.document_contract import DocumentStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.lease_contract import LeaseStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.outbox_contract import OutboxContract  # noqa: E402
 from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
@@ -49,6 +54,7 @@ __all__ = [
     "BucketStoreContract",
     "DocumentStoreContract",
     "FakeClock",
+    "LeaseStoreContract",
     "MessageBusContract",
     "MetricsStoreContract",
     "OutboxContract",

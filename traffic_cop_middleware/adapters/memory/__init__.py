@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from traffic_cop_middleware.adapters.memory.buckets import MemoryBuckets
 from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.leases import MemoryLeases
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.adapters.memory.records import MemoryRecords
 from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
@@ -48,6 +49,7 @@ class MemoryBackend:
         self.session_routes = MemorySessionRoutes(clock=clock)
         self.records = MemoryRecords(clock=self.wall_clock)
         self.bus = MemoryBus()
+        self.leases = MemoryLeases(clock=clock, wall_clock=self.wall_clock)
         self.metrics = MemoryMetrics(clock=self.wall_clock)
         self.state = MemoryState(clock=self.wall_clock)
 

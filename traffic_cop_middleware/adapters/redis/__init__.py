@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from traffic_cop_middleware.adapters.redis.buckets import RedisBuckets
 from traffic_cop_middleware.adapters.redis.bus import RedisBus
+from traffic_cop_middleware.adapters.redis.leases import RedisLeases
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
 from traffic_cop_middleware.adapters.redis.metrics import RedisMetrics
 from traffic_cop_middleware.adapters.redis.records import RedisRecords
@@ -66,6 +67,7 @@ class RedisBackend:
         self.sessions = RedisSessions(link, namespace=namespace)
         self.session_routes = RedisSessionRoutes(link, namespace=namespace)
         self.records = RedisRecords(link, namespace=namespace)
+        self.leases = RedisLeases(link, namespace=namespace)
         self.metrics = RedisMetrics(link, namespace=namespace)
         self.state = RedisState(link, partial(open_connection, protocol=3), namespace=namespace)
         self.bus = RedisBus(link, open_connection, namespace=namespace)
