@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.adapters.load import LOOPS, Answered, Command, FakeRedis, poll, run_on, started
+from tests.adapters.test_redis_link import certificate
 from tests.adapters.test_redis_outage import Policy, Watched, as_declared, visit
-from tests.sentinels import SERVICE, SentinelSet, asked, clients, follows, running_sentinels
-from tests.servers import RedisServer, free_port
+from tests.sentinels import SERVICE, Sentinel, SentinelSet, asked, clients, follows, running_sentinels
+from tests.servers import RedisServer, free_port, require_redis_server, running_redis
 from traffic_cop_middleware import ConfigurationError, TrafficCop
 from traffic_cop_middleware.adapters import redis as adapter
 from traffic_cop_middleware.adapters.redis import RedisBackend, sentinel_watch
@@ -38,6 +41,13 @@ def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSet]
     """The same for all tests that do nothing to it."""
     with running_sentinels(tmp_path_factory.mktemp("sentinels"), down_after=PATIENT) as watched:
         yield watched
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> Iterator[None]:
+    """What a test leaves open is a warning, and so a failure."""
+    yield
+    gc.collect()
 
 
 async def moved(own: SentinelSet, old: RedisServer) -> RedisServer:
@@ -244,6 +254,53 @@ def test_sentinels_with_a_password_are_asked_with_theirs_and_no_message_has_it(
     finally:
         locked.kill()
     assert "hunter2" not in caplog.text
+
+
+def test_a_user_of_the_sentinels_needs_one_permission(sentinels: SentinelSet) -> None:
+    own = sentinels.sentinel()
+    own.command("ACL", "SETUSER", "cop", "on", ">sesame", "+sentinel|get-master-addr-by-name")
+    own.command("ACL", "SETUSER", "default", "resetpass", ">other")
+
+    async def scenario() -> None:
+        query = f"service={SERVICE}&sentinel_username=cop&sentinel_password=sesame"
+        backend = opened(f"redis+sentinel://127.0.0.1:{own.port}/0?{query}")
+        await backend.connect(patience=30)
+        assert await backend.link.ask("ECHO", 1) == b"1"
+        await backend.close()
+
+    try:
+        run_on(LOOPS["asyncio"], scenario())
+    finally:
+        own.kill()
+
+
+def test_rediss_speaks_tls_to_the_sentinels_and_to_the_master(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    files = {"tls-cert-file": cert, "tls-key-file": key, "tls-ca-cert-file": cert, "tls-auth-clients": "no"}
+    ports = free_port(), free_port()
+    options = [word for name, value in files.items() for word in (f"--{name}", str(value))]
+    lines = [f"{name} {value}" for name, value in files.items()]
+    watch = f"sentinel monitor {SERVICE} 127.0.0.1 {ports[0]} 1"
+    with running_redis(tmp_path, "--tls-port", str(ports[0]), *options) as server:
+        own = Sentinel(require_redis_server(), tmp_path, *lines, f"tls-port {ports[1]}", "tls-replication yes", watch)
+        own.start()
+
+        async def scenario() -> None:
+            url = f"rediss+sentinel://127.0.0.1:{ports[1]}/3?service={SERVICE}&ssl_ca_certs={cert}"
+            backend = opened(url)
+            await backend.connect(patience=30)
+            assert await backend.link.ask("SET", "tc:key", "value") == b"OK"
+            assert b"db3" in server.command("INFO", "keyspace")
+            await backend.close()
+            stranger = opened(url.partition("&")[0])
+            await stranger.connect(patience=30)
+            assert not stranger.link.up
+            await stranger.close()
+
+        try:
+            run_on(LOOPS["asyncio"], scenario())
+        finally:
+            own.kill()
 
 
 def test_a_master_that_refuses_the_password_stops_the_start(sentinels: SentinelSet) -> None:
