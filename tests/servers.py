@@ -75,13 +75,7 @@ class RedisServer:
 
     def _started(self) -> bool:
         self._process = subprocess.Popen(
-            [
-                self._binary,
-                *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)),
-                *("--save", "", "--appendonly", "no", "--daemonize", "no", *self._options),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [self._binary, *self._arguments()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + START_DEADLINE
         while time.monotonic() < deadline:
@@ -97,6 +91,12 @@ class RedisServer:
             time.sleep(0.01)
         self.kill()
         raise RuntimeError(f"redis-server did not answer within {START_DEADLINE} s")
+
+    def _arguments(self) -> list[str]:
+        return [
+            *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no", *self._options),
+        ]
 
     @property
     def pid(self) -> int:

@@ -50,6 +50,18 @@ def told(exc: BaseException) -> str:
         ("unix://run/redis.sock", "can't be read"),
         ("unix://", "the path of the socket is missing"),
         ("unix:///run/redis.sock?db=x", "'x' is no database number"),
+        ("redis+sentinel://one:26379,two:26379/0", "the name of the service is missing"),
+        ("redis+sentinel://one:26379,two:26379/0?service=", "the name of the service is missing"),
+        ("redis+sentinel://one,/0?service=any", "one of its hosts is missing"),
+        ("redis+sentinel:///0?service=any", "one of its hosts is missing"),
+        ("redis+sentinel://one:first/0?service=any", "no number from 1 to 65535"),
+        ("redis+sentinel://one:0/0?service=any", "no number from 1 to 65535"),
+        ("redis+sentinel://one,[::1/0?service=any", "malformed"),
+        ("redis+sentinel://one/first?service=any", "'first' is no database number"),
+        ("redis+sentinel://one/0?service=any&sentinel_pasword=x", "no option of a Redis URL; there are client_name"),
+        ("redis+sentinel://one/0?service=any&ssl_ca_certs=/ca.pem", "needs TLS. Write rediss+sentinel://"),
+        ("rediss+sentinel://one/0?service=any&ssl_ca_certs=/no/such/file.pem", "No such file"),
+        ("redis://localhost:6379/0?service=any", "'service' is no option"),
         ("rdis://localhost", "rdis://… is not known here. Write one of memory://, redis://"),
         ("localhost:6379", "no URL scheme is not known here"),
         ("", "no URL scheme is not known here"),
@@ -59,7 +71,7 @@ def test_a_url_that_can_not_be_used_fails_when_the_cop_is_made(url: str, cause: 
     with pytest.raises(ConfigurationError) as caught:
         TrafficCop(url, limits="10/minute")
     assert cause in str(caught.value)
-    assert "redis://" in str(caught.value) or "there are" in str(caught.value) or "unix:///" in str(caught.value)
+    assert any(mend in str(caught.value) for mend in ("redis://", "there are", "unix:///", "+sentinel://"))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +93,17 @@ def test_a_url_that_can_not_be_used_fails_when_the_cop_is_made(url: str, cause: 
         f"redis://localhost:6379/0?password={SECRET}&protocol=7",
         f"unix://user:{SECRET}/1@/run/redis.sock",
         f"unix://user:{SECRET}@/run/redis.sock?db=first",
+        f"redis+sentinel://user:{SECRET}@one:26379,two:port/0?service=any",
+        f"redis+sentinel://user:{SECRET}@one:26379,two/0",
+        f"redis+sentinel://user:{SECRET}#1@one/0?service=any",
+        f"redis+sentinel://user:{SECRET}/1@one/0?service=any",
+        f"redis+sentinel://user:{SECRET}?1@one/0?service=any",
+        f"redis+sentinel://:1/{SECRET}@one/0?service=any",
+        f"redis+sentinel://:1?{SECRET}@one/0?service=any",
+        f"redis+sentinel://one:1/{SECRET}@one/0?service=any",
+        f"redis+sentinel://user:{SECRET}[@one/0?service=any",
+        f"redis+sentinel://one/0?service=any&sentinel_password={SECRET}&protocol=7",
+        f"rediss+sentinel://user:{SECRET}@one/0?service=any&ssl_ca_certs=/no/such/file.pem",
         f"rdis://user:{SECRET}@localhost:6379/0",
         f"user:{SECRET}@localhost:6379/0",
     ],
@@ -103,6 +126,11 @@ def test_no_message_about_a_url_has_its_password(url: str, caplog: pytest.LogCap
         (f"unix://user:{SECRET}@/run/redis.sock?db=2", "unix:///run/redis.sock"),
         (f"redis://cache.example/0?password={SECRET}@x", "redis://cache.example/0"),
         ("REDIS://cache.example", "redis://cache.example"),
+        (
+            f"redis+sentinel://user:{SECRET}@one,[::1]:26380,10.0.0.3/2?service=any&sentinel_password={SECRET}",
+            "redis+sentinel://one:26379,[::1]:26380,10.0.0.3:26379/2?service=any",
+        ),
+        (f"REDISS+Sentinel://:{SECRET}@one?service=any", "rediss+sentinel://one:26379?service=any"),
     ],
 )
 def test_a_backend_is_named_without_user_password_and_options(url: str, name: str) -> None:
@@ -141,7 +169,7 @@ def fresh_adapter(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize("driver", ["redis", "hiredis", "redis.asyncio.connection"])
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel"])
 def test_a_missing_driver_is_told_with_the_line_that_installs_it(
     driver: str, scheme: str, fresh_adapter: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,11 @@ from traffic_cop_middleware.contracts import Backend, Event, Opener
 
 GROUP = "traffic_cop_middleware.backends"
 OURS = {"memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis"}
+OURS = {
+    "memory": "memory",
+    **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"), "redis"),
+}
+"""URL scheme -> module of ours under `adapters`; it is also the name of the extra that brings its driver."""
 
 
 def opener(url: str) -> Opener:

@@ -1,4 +1,4 @@
-"""Redis: `redis://`, `rediss://` and `unix://`, shared by all workers and hosts that name the same one."""
+"""Redis: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, shared by all workers and hosts that name one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from traffic_cop_middleware.adapters.redis.leases import RedisLeases
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
 from traffic_cop_middleware.adapters.redis.metrics import RedisMetrics
 from traffic_cop_middleware.adapters.redis.records import RedisRecords
+from traffic_cop_middleware.adapters.redis.sentinel import OPTIONS as SENTINEL_OPTIONS
+from traffic_cop_middleware.adapters.redis.sentinel import Sentinels, without_hosts
+from traffic_cop_middleware.adapters.redis.sentinel_watch import MasterWatch
 from traffic_cop_middleware.adapters.redis.session_routes import RedisSessionRoutes
 from traffic_cop_middleware.adapters.redis.sessions import RedisSessions
 from traffic_cop_middleware.adapters.redis.state import RedisState
@@ -35,7 +38,10 @@ CENSUS = files("traffic_cop_middleware.adapters.redis").joinpath("census.lua").r
 HEARTBEAT = 2.0
 DEAD_AFTER = 3 * HEARTBEAT
 
-FORMS = "redis://user:password@host:6379/0, rediss://host:6379/0 or unix:///run/redis.sock?db=0"
+FORMS = (
+    "redis://user:password@host:6379/0, rediss://host:6379/0, unix:///run/redis.sock?db=0 or "
+    "redis+sentinel://host1:26379,host2:26379/0?service=mymaster"
+)
 OPTIONS = frozenset(
     (
         *("db", "username", "password", "client_name", "protocol"),
@@ -59,6 +65,15 @@ class RedisBackend:
     """
 
     def __init__(self, link: Link, *, name: str, namespace: str, open_connection: Callable[..., Connection]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        name: str,
+        namespace: str,
+        open_connection: Callable[[], Connection],
+        watch: MasterWatch | None = None,
+    ) -> None:
         self.name = name
         self.clock: Callable[[], float] = time.monotonic
         self.live_workers: int | None = None
@@ -74,6 +89,7 @@ class RedisBackend:
         self._workers_key = f"{namespace}:workers"
         self._worker = os.urandom(8).hex()
         self._census: asyncio.Task[None] | None = None
+        self._watch = watch
 
     async def connect(self, *, patience: float = CONNECT_DEADLINE) -> None:
         try:
@@ -87,6 +103,8 @@ class RedisBackend:
         self._census = loop.create_task(self._count_workers())
         self.state.tracking.start()
         self.bus.start()
+        if self._watch is not None:
+            self._watch.start()
 
     async def close(self) -> None:
         census, self._census = self._census, None
@@ -95,6 +113,8 @@ class RedisBackend:
                 census.cancel()
                 await asyncio.wait([census])
             await self.state.tracking.close()
+            if self._watch is not None:
+                await self._watch.close()
             await self.bus.close()
             if self.link.up:
                 with contextlib.suppress(StoreError):  # the set forgets one that could not say goodbye by itself
@@ -116,16 +136,20 @@ class RedisBackend:
 
 
 def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> RedisBackend:
-    """`redis://user:password@host:6379/0`, `rediss://…` (TLS) or `unix:///path?db=0`.
+    """`redis://user:password@host:6379/0`, `rediss://…` (TLS), `unix:///path?db=0` or `redis+sentinel://…`.
 
     In the query: the options of redis-py's connections that are plain values (`OPTIONS`, `TLS_OPTIONS`).
     """
+    url, hosts = without_hosts(url)
     parts = _split(url)
-    name = _name(parts)
-    _check_options(parts, name)
+    sentinels = None if hosts is None else Sentinels(parts, hosts)
+    name = _name(parts) if sentinels is None else sentinels.name
+    _check_options(parts, name, SENTINEL_OPTIONS if sentinels else frozenset())
     try:
         options: dict[str, Any] = dict(parse_url(url))
         connection_class: type[Connection] = options.pop("connection_class", Connection)
+        if sentinels is not None:
+            connection_class, options = sentinels.following(connection_class, options)
 
         def new_connection(**more: int) -> Connection:
             return connection_class(
@@ -151,8 +175,9 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
             connection.ssl_context.context = tls  # read once: the authorities take tens of milliseconds
         return connection
 
-    link = Link(open_connection, name=name, deadline=deadline, notify=notify)
-    return RedisBackend(link, name=name, namespace=namespace, open_connection=open_connection)
+    watch = None if sentinels is None else MasterWatch(sentinels, open_connection)
+    link = Link(open_connection, name=name, deadline=deadline, notify=notify, moves=watch is not None)
+    return RedisBackend(link, name=name, namespace=namespace, open_connection=open_connection, watch=watch)
 
 
 def _split(url: str) -> SplitResult:
@@ -185,12 +210,13 @@ def _name(parts: SplitResult) -> str:
     return f"{parts.scheme}://{place}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def _check_options(parts: SplitResult, name: str) -> None:
-    known = OPTIONS | TLS_OPTIONS if parts.scheme == "rediss" else OPTIONS
+def _check_options(parts: SplitResult, name: str, more: frozenset[str]) -> None:
+    known = OPTIONS | more | (TLS_OPTIONS if parts.scheme == "rediss" else frozenset())
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     for option in query:
         if option in TLS_OPTIONS - known:
-            raise ConfigurationError(f"{name}: the option {option!r} needs TLS. Write rediss://, or leave it out")
+            secure = "rediss+sentinel" if more else "rediss"
+            raise ConfigurationError(f"{name}: the option {option!r} needs TLS. Write {secure}://, or leave it out")
         if option not in known:
             raise ConfigurationError(
                 f"{name}: {option!r} is no option of a Redis URL; there are {', '.join(sorted(known))}"

@@ -10,7 +10,8 @@ A link is `up`, `connecting` (what is asked waits, within its deadline) or `down
 probe in the background tries to come back). It goes down when a connection can't be had, or after
 `MISSES_UNTIL_DOWN` failures in a row: deadlines missed, or connections that broke under a question. A connection that
 breaks is opened again at once. A server that is reached but says that it can't serve (a replica, no memory left) is
-asked on, for only that shows when it can again; it is told as lost and back like one that went away.
+asked on, for only that shows when it can again; it is told as lost and back like one that went away. Where the master
+moves from server to server (sentinel.py), READONLY means that it has: the link goes down, and its way back finds it.
 
 redis-py opens the connection (TLS, AUTH, ACL, SELECT, unix sockets); then this class takes over its transport, and
 hiredis frames what goes through it (docs/decisions/0003-one-write-per-tick.md).
@@ -59,8 +60,8 @@ INCOMPLETE = object()
 class Link(asyncio.Protocol):
     """A connection to Redis that one event loop shares, and its way back after a loss.
 
-    `open_connection` gives a fresh redis-py connection object. Every `ask` is answered, failed or timed out within
-    `deadline` seconds.
+    `open_connection` gives a fresh redis-py connection object; where the master `moves`, one that looks for it. Every
+    `ask` is answered, failed or timed out within `deadline` seconds.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Link(asyncio.Protocol):
         name: str,
         deadline: float,
         notify: Callable[[Event], None],
+        moves: bool = False,
     ) -> None:
         self._open_connection = open_connection
+        self._moves = moves
         self._name = name
         self._deadline = deadline
         self._notify = notify
@@ -227,6 +230,8 @@ class Link(asyncio.Protocol):
             raise
         if self._refused is not None:
             await self.close()
+            if isinstance(self._refused, ConfigurationError):
+                raise self._refused
             raise ConfigurationError(
                 f"{self._name} refuses this client: {self._refused}. Mend the user, password or database in the URL."
             ) from self._refused
@@ -301,6 +306,9 @@ class Link(asyncio.Protocol):
                 error.__cause__ = exc
                 sink.fail(error)
                 self._go_down(error)
+                return
+            if self._moves and isinstance(reply, hiredis.ReplyError) and code_of(reply) == "READONLY":
+                self._go_down(reply)
                 return
 
     def _hear_error(self, reply: Exception) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import hiredis
 from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 
-from traffic_cop_middleware.errors import StoreError, StoreUnavailable
+from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreUnavailable
 
 NOT_SERVING = frozenset(
     ("LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM")
@@ -75,7 +75,7 @@ def code_of(error: Exception) -> str:
 
 def refuses(error: Exception) -> bool:
     """Whether the server turned this client away for what the URL says, and not because it can't serve at present."""
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
+    if isinstance(error, (AuthenticationError, AuthorizationError, ConfigurationError)):
         return True
     return isinstance(error, ResponseError) and code_of(error) not in NOT_SERVING
 
