@@ -21,7 +21,8 @@ from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
 
 GROUP = "traffic_cop_middleware.backends"
 OURS = {"memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis"}
-"""URL scheme -> module of ours under `adapters`; it is also the name of the extra that brings its driver."""
+OURS |= {"redis+cluster": "redis.cluster", "rediss+cluster": "redis.cluster"}
+"""URL scheme -> module of ours under `adapters`; the extra that brings its driver has the name of its first part."""
 
 
 def opener(url: str) -> Opener:
@@ -33,9 +34,9 @@ def opener(url: str) -> Opener:
     """
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme in OURS:
-        extra = OURS[scheme]
+        extra = OURS[scheme].partition(".")[0]
         try:
-            return cast("Opener", importlib.import_module(f"traffic_cop_middleware.adapters.{extra}").open)
+            return cast("Opener", importlib.import_module(f"traffic_cop_middleware.adapters.{OURS[scheme]}").open)
         except ImportError as exc:
             raise MissingExtra(
                 f"backend {scheme}:// needs a driver that is not installed ({exc}): "
