@@ -37,6 +37,7 @@ class Node(RedisServer):
             folder,
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT)),
             *("--cluster-port", str(self.bus_port), "--repl-diskless-sync-delay", "0"),
+            *("--cluster-require-full-coverage", "no"),
         )
 
     def told(self, *words: str) -> str:
@@ -49,6 +50,10 @@ class Node(RedisServer):
     @property
     def id(self) -> str:
         return self.told("CLUSTER", "MYID")
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def knows(self, id: str) -> bool:
         return id in self.told("CLUSTER", "NODES")
@@ -125,6 +130,34 @@ class RedisCluster:
 
     def replica_of(self, master: Node) -> Node:
         return next(node for node in self.nodes if not node.is_master and node.master_port == master.port)
+
+    def moving(self, slot: int, source: Node, target: Node, *, at_once: int = 100) -> Iterator[str]:
+        """Move a slot as redis-cli does, and say how far it is after each step."""
+        if not target.knows(source.id):
+            raise RuntimeError("two nodes that do not know each other")
+        ids = source.id, target.id
+        target.told("CLUSTER", "SETSLOT", str(slot), "IMPORTING", ids[0])
+        yield "importing"
+        source.told("CLUSTER", "SETSLOT", str(slot), "MIGRATING", ids[1])
+        yield "migrating"
+        end = time.monotonic() + DEADLINE
+        while keys := source.told("CLUSTER", "GETKEYSINSLOT", str(slot), str(at_once)).split("\r\n")[2::2]:
+            if time.monotonic() > end:
+                raise TimeoutError("there are more keys each time")
+            source.told("MIGRATE", "127.0.0.1", str(target.port), "", "0", "5000", "KEYS", *keys)
+            yield "underway"
+        for node in (target, source, *(each for each in self.masters if each not in (source, target))):
+            node.told("CLUSTER", "SETSLOT", str(slot), "NODE", ids[1])
+            yield "moved"
+
+    def heal(self) -> None:
+        """Start what was killed, and thaw what was frozen."""
+        for node in self.nodes:
+            if node.frozen:
+                node.thaw()
+            if not node.running:
+                node.start()
+        self.settle()
 
     def empty(self) -> None:
         for node in self.masters:
