@@ -13,6 +13,7 @@ from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from hypothesis import HealthCheck, settings
 from redis.exceptions import ResponseError
 
+from tests.redis_cluster import RedisCluster, running_cluster
 from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware.testing.fixtures import fake_clock, memory_backend, open_client
 
@@ -52,6 +53,13 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
     """A real redis-server of one test's own, to kill and freeze."""
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """A real Redis Cluster that the whole run shares. Nobody may kill, freeze or reconfigure it."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 class FakeRedisHandler(TCPFakeRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from traffic_cop_middleware.adapters.redis.cluster_link import ClusterLink
 from traffic_cop_middleware.adapters.redis.link import Link
 
 LUA = """
@@ -29,7 +30,8 @@ return ttl >= 0 and ttl <= millis and 1 or 0
 
 async def age(link: Link, namespace: str, seconds: float) -> None:
     """Let `seconds` pass for the sessions below a namespace. What runs out by that runs out on the server's clock."""
-    keys = [key for key in await link.ask("KEYS", "*") if key.startswith(namespace.encode())]
+    links = link.masters if isinstance(link, ClusterLink) else [link]
+    keys = [key for each in links for key in await each.ask("KEYS", "*") if key.startswith(namespace.encode())]
     keys = [key for key in keys if not key.endswith((b":workers", b"}:tally"))]
     ending = await asyncio.gather(*(link.ask("EVAL", LUA, 1, key, round(seconds * 1000)) for key in keys))
     deadline = time.monotonic() + 30

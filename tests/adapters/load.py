@@ -297,6 +297,7 @@ class Answered:
     status: int
     headers: dict[str, str]
     source: str
+    caller: int = 0
 
 
 @dataclass
@@ -332,7 +333,7 @@ class Load:
             finally:
                 self.in_flight -= 1
             source = scope["traffic_cop"].decision.source
-            self.answers.append(Answered(start, time.monotonic(), status(sent), headers(sent), source))
+            self.answers.append(Answered(start, time.monotonic(), status(sent), headers(sent), source, number))
             await asyncio.sleep(self.pause)
 
     async def all_hang_on(self, server: RedisServer) -> None:

@@ -134,7 +134,8 @@ class RateLimitAbstraction:
         self._local = local
         self._live_workers = live_workers
         self._on_outage = on_outage
-        self._denials = DenyCache() if store.shared else None
+        gives_back = getattr(store, "gives_back", False)
+        self._denials = DenyCache() if store.shared and not gives_back else None
         self._forgot = -inf
 
     def take(

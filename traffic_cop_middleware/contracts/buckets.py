@@ -61,7 +61,11 @@ class Taken(NamedTuple):
 
 
 class BucketStore(Protocol):
-    """Token buckets that are taken from together."""
+    """Token buckets that are taken from together.
+
+    A store that may give tokens back by itself, so that a refusal need not stand until its wait is over, has an
+    attribute `gives_back` that is true: its refusals are not remembered.
+    """
 
     @property
     def shared(self) -> bool:

@@ -122,12 +122,12 @@ class RedisBuckets:
         self._groups = []
         for start in range(0, len(groups), GROUPS_PER_CALL):
             part = groups[start : start + GROUPS_PER_CALL]
-            Call(self._link, part, self._pack(part), self._expires).send()
+            Call(self._link, part, self._pack(part, self._now), self._expires).send()
 
-    def _pack(self, groups: Sequence[Group]) -> list[Any]:
+    def _pack(self, groups: Sequence[Group], now: str) -> list[Any]:
         prefix = self._prefix
         keys: list[str] = []
-        arguments: list[str | int | float] = [self._now]
+        arguments: list[str | int | float] = [now]
         for takes, guard, _ in groups:
             if guard is None:
                 arguments += ("0", len(takes))

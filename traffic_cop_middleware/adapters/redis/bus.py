@@ -29,7 +29,7 @@ from traffic_cop_middleware.adapters.redis.topics import (
     position_of,
 )
 from traffic_cop_middleware.contracts import Listener
-from traffic_cop_middleware.errors import StoreError
+from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
 PUBLISH = Script("publish.lua")
 CATCH_UP = Script("catch_up.lua")
@@ -202,14 +202,18 @@ class RedisBus:
                 self._notifications.drop()
 
     async def _look(self) -> None:
-        """Ask where all topics stand: one command."""
+        """Ask where all topics stand: a command each, in one write."""
         topics = list(self._topics.values())
         try:
-            counters = await self._link.ask("MGET", *(topic.counter for topic in topics))
+            asked = [self._link.ask("GET", topic.counter) for topic in topics]
         except StoreError:
             return  # the next period asks again; the link has told of the loss
+        counters = await asyncio.gather(*asked, return_exceptions=True)
         for topic, counter in zip(topics, counters, strict=True):
-            if topic.subscriptions and topic.stands_at(position_of(counter) if counter else START):
+            if isinstance(counter, (StoreUnavailable, asyncio.CancelledError)):
+                continue  # the next period asks again
+            position = position_of(counter) if isinstance(counter, bytes) else START
+            if topic.subscriptions and topic.stands_at(position):
                 self._catch_up(topic)
 
     def _stop(self) -> asyncio.Task[None] | None:

@@ -29,6 +29,9 @@ end
 -- A valid session's own fields, or nil.
 local function session(record, generation)
   local found = redis.pcall('HMGET', record, 'g', 'v', 'c', 'e', 'r', 't', 'n', 'k', 'm')
+  if found.err and not string.find(found.err, 'WRONGTYPE', 1, true) then
+    redis.call('EXISTS', record) -- of a cluster's slot on the move, and elsewhere already: end here, for it may be valid
+  end
   if found.err or generation == '0' or found[1] ~= generation or not found[8] or not found[9] then return nil end
   local version, created, ends = tonumber(found[2] or ''), tonumber(found[3] or ''), tonumber(found[4] or '')
   local rotation, rotated, size = tonumber(found[5] or ''), tonumber(found[6] or ''), tonumber(found[7] or '')

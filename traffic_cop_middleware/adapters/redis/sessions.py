@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
+from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.adapters.redis.session_census import AT_ONCE, SessionCensus
 from traffic_cop_middleware.adapters.redis.session_replies import LONGEST, key_of, listed, loaded, log_spoilt, ms, pairs
 from traffic_cop_middleware.contracts import MICRO, Created, Listed, Loaded, Rotated, SessionKey
@@ -174,9 +175,9 @@ class RedisSessions(SessionCensus):
         A session that is given another id meanwhile is not missed, for its tag's index stands still. One that is made
         meanwhile may be, where its tag had none before.
         """
-        return self._go_on(self._revoke_all(self._scan(b"0")))
+        return self._go_on(self._revoke_all(self._scan(b"0", self._link), self._link))
 
-    async def _revoke_all(self, scan: asyncio.Future[Any]) -> int:
+    async def _revoke_all(self, scan: asyncio.Future[Any], scanned: Link) -> int:
         ended = 0
         while True:
             cursor, found = await scan
@@ -190,11 +191,11 @@ class RedisSessions(SessionCensus):
                 ended += len(revoked)
             if int(cursor) == 0:
                 return ended
-            scan = self._scan(cursor)
+            scan = self._scan(cursor, scanned)
 
-    def _scan(self, cursor: bytes) -> asyncio.Future[Any]:
+    def _scan(self, cursor: bytes, scanned: Link) -> asyncio.Future[Any]:
         escaped = "".join(f"\\{letter}" if letter in r"*?[]\\" else letter for letter in self._prefix)
-        return self._link.ask("SCAN", cursor, "MATCH", f"{escaped}[si]:{{*", "COUNT", AT_ONCE)
+        return scanned.ask("SCAN", cursor, "MATCH", f"{escaped}[si]:{{*", "COUNT", AT_ONCE)
 
     # Within
 

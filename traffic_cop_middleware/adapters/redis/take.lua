@@ -16,7 +16,7 @@
 --        n, and n times burst, rate (per second), cost; and with a guard also m, and m times the same
 -- reply  for each group: 1 (the guard held, or there is none) or 0, and 2 less where a key holds something else; then an
 --        integer per take (after 0 or -2: per otherwise-take): >= 0 the debt in millionths of a token, < 0 the wait in
---        microseconds
+--        microseconds. At the very end: now in microseconds, for give.lua
 local now = tonumber(ARGV[1])
 local linger = 3600000 -- ms that a key outlives its refill: a suite's clock stands still while this server's goes on
 if not now then
@@ -87,4 +87,5 @@ while ARGV[a] do
     arg = arg + 3
   end
 end
+reply[#reply + 1] = now
 return reply
