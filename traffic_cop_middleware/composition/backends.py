@@ -10,13 +10,11 @@ from traffic_cop_middleware.composition.sharing import Handle
 from traffic_cop_middleware.contracts import Backend, Event, Opener
 
 GROUP = "traffic_cop_middleware.backends"
-OURS = {"memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis"}
 OURS = {
     "memory": "memory",
     **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"), "redis"),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), "redis.cluster"),
 }
-"""URL scheme -> module of ours under `adapters`; it is also the name of the extra that brings its driver."""
-OURS |= {"redis+cluster": "redis.cluster", "rediss+cluster": "redis.cluster"}
 """URL scheme -> module of ours under `adapters`; the extra that brings its driver has the name of its first part."""
 
 
@@ -29,24 +27,6 @@ def opener(url: str) -> Opener:
     """
     example = "'memory://' or 'redis://localhost:6379/0'"
     return cast("Opener", adapter_for(url, kwarg="backend", group=GROUP, ours=OURS, example=example))
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme in OURS:
-        extra = OURS[scheme].partition(".")[0]
-        try:
-            return cast("Opener", importlib.import_module(f"traffic_cop_middleware.adapters.{OURS[scheme]}").open)
-        except ImportError as exc:
-            raise MissingExtra(
-                f"backend {scheme}:// needs a driver that is not installed ({exc}): "
-                f"pip install 'traffic-cop-middleware[{extra}]'"
-            ) from exc
-    for point in entry_points(group=GROUP, name=scheme):
-        return cast("Opener", point.load())
-    known = sorted({*OURS, *(point.name for point in entry_points(group=GROUP))})
-    said = f"{scheme}://…" if scheme else "no URL scheme"
-    raise ConfigurationError(
-        f"backend: {said} is not known here. Write one of {', '.join(f'{name}://' for name in known)}, for example "
-        "'memory://' or 'redis://localhost:6379/0'"
-    )
 
 
 class BackendHandle(Handle[Backend]):

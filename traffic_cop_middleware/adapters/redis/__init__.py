@@ -64,14 +64,13 @@ class RedisBackend:
     Keys begin with `<namespace>:`. Workers are counted by a sorted set of heartbeats on the server's clock.
     """
 
-    def __init__(self, link: Link, *, name: str, namespace: str, open_connection: Callable[..., Connection]) -> None:
     def __init__(
         self,
         link: Link,
         *,
         name: str,
         namespace: str,
-        open_connection: Callable[[], Connection],
+        open_connection: Callable[..., Connection],
         watch: MasterWatch | None = None,
     ) -> None:
         self.name = name

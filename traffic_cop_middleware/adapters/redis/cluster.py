@@ -7,7 +7,7 @@ there as on a single server; what a request takes in several slots is taken in e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
@@ -21,7 +21,8 @@ from traffic_cop_middleware.adapters.redis.cluster_link import ClusterLink
 from traffic_cop_middleware.adapters.redis.cluster_slots import Address
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE
 from traffic_cop_middleware.adapters.redis.sessions import RedisSessions
-from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.adapters.redis.state import RedisState
+from traffic_cop_middleware.contracts import Event, StateKey
 from traffic_cop_middleware.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ["ClusterBackend", "open"]
@@ -39,6 +40,15 @@ class ClusterBackend(RedisBackend):
         super().__init__(link, name=name, namespace=namespace, open_connection=link.open_any)
         self.buckets = ClusterBuckets(link, namespace=namespace)
         self.sessions = ClusterSessions(link, namespace=namespace)
+        self.state = ClusterState(link, link.open_any, namespace=namespace)
+
+
+class ClusterState(RedisState):
+    """`StateStore` on a Redis Cluster. Nothing is to be kept in front of it: each master tells of its own items only."""
+
+    def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None] | None:
+        """As in the contract: there are none."""
+        return None
 
 
 class ClusterSessions(RedisSessions):
@@ -124,7 +134,7 @@ def _nodes(url: str) -> tuple[list[Address], str, str]:
     name = f"{single}+cluster://{','.join(places)}{parts[0].path}"
     if len(urls) > MOST_SEEDS or not all(each.hostname for each in parts):
         raise ConfigurationError(f"{name}: a host is missing, or there are more than {MOST_SEEDS}. Write {FORMS}")
-    _check_options(parts[0], name)
+    _check_options(parts[0], name, frozenset())
     database = parts[0].path.strip("/") or str(parse_url(urls[0]).get("db", 0))
     if int(database or 0) != 0:
         raise ConfigurationError(f"{name}: a Redis Cluster has no database but 0. Write {FORMS}")
