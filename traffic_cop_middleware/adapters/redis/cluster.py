@@ -44,10 +44,10 @@ class ClusterBackend(RedisBackend):
 
 
 class ClusterState(RedisState):
-    """`StateStore` on a Redis Cluster. Nothing is to be kept in front of it: each master tells of its own items only."""
+    """`StateStore` on a Redis Cluster."""
 
     def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None] | None:
-        """As in the contract: there are none."""
+        """As in the contract: there are none, and nothing is kept in front. Each master tells of its own items only."""
         return None
 
 

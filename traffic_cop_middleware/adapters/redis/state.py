@@ -142,7 +142,7 @@ class RedisState:
         following = Following(self._link, self._places, begins, None if since is None else read_cursor(since))
         return self._go_on(following.changed(following.ask(most), most))
 
-    def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None]:
+    def invalidations(self, heard: Callable[[Sequence[StateKey] | None], None]) -> Callable[[], None] | None:
         """As in the contract, within `STALE_BOUND` seconds. Own writes are told too. Needs Redis 6."""
         return self.tracking.tell(heard)
 
