@@ -205,12 +205,8 @@ class Opened:
             )
         return self._messaging
 
-    async def begin(self, *, patience: float) -> None:
-        """Read the records, and go on doing so where other workers change them; write what is counted.
-
-        After `patience` seconds the reading goes on in the background. At 0, who opens does not wait for it at all: it
-        is a backend that is not reached yet, and a request that opened it has its own deadline still before it.
-        """
+    async def begin(self) -> None:
+        """Read the records, and go on doing so where other workers change them; write what is counted."""
         if self._has_analytics and self.backend.metrics is not None and self.backend.metrics.shared:
             self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
         if self.works_by_itself:
@@ -219,11 +215,8 @@ class Opened:
         if messaging is None or store is None:
             return
         if store.shared:  # first: who opens may be cancelled while it reads
-            loop = asyncio.get_running_loop()
-            first = loop.create_task(_converge(messaging))
-            self._converging = loop.create_task(_keep_converging(messaging, first))
-            if patience and first in (await asyncio.wait([first], timeout=patience))[0]:
-                first.result()
+            self._converging = asyncio.get_running_loop().create_task(_keep_converging(messaging))
+            await _converge(messaging)
         else:  # without a turn of the event loop: nobody is to see that a first request opened something
             messaging.read_at_once()
 
@@ -333,15 +326,14 @@ async def _converge(messaging: MessagingAbstraction) -> None:
         await messaging.converge()
 
 
-async def _keep_converging(messaging: MessagingAbstraction, reading: asyncio.Task[None]) -> None:
+async def _keep_converging(messaging: MessagingAbstraction) -> None:
     """Find what nobody told of: a publisher may die before it does."""
     while True:
+        await asyncio.sleep(CONVERGE_PERIOD)
         try:
-            await reading
+            await _converge(messaging)
         except Exception:
             log.exception("records could not be taken over; this worker looks again in %g s", CONVERGE_PERIOD)
-        await asyncio.sleep(CONVERGE_PERIOD)
-        reading = asyncio.get_running_loop().create_task(_converge(messaging))
 
 
 class Parts:
@@ -435,9 +427,8 @@ class Parts:
         async with self._locks.setdefault(loop, anyio.Lock()) if self._per_loop else contextlib.nullcontext():
             opened = self._by_loop.get(loop)
             if opened is None:
-                started = time.monotonic()
                 opened = self._by_loop[loop] = await self._open(loop, patience)
-                await opened.begin(patience=patience if time.monotonic() - started < patience else 0)
+                await opened.begin()
                 self._warn_of_several_workers(opened.backend)
             self.opened = opened
             if self._exporting is not None:

@@ -205,7 +205,8 @@ class Link(asyncio.Protocol):
                 sink.fail(error)
                 sink.expires = NEVER
             self._misses += 1
-            if self._misses >= MISSES_UNTIL_DOWN:
+            # While it connects nobody knows whether there is a server: who comes next does not wait as long again.
+            if self._misses >= MISSES_UNTIL_DOWN or self._state == "connecting":
                 self._go_down(error)
                 return
         self._keep_watch()
