@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
@@ -19,7 +19,7 @@ FAR = 3600.0
 
 async def answer(asked: T | Awaitable[T]) -> T:
     """From a store that answers at once and from one that gives something to await."""
-    return await asked if isinstance(asked, Awaitable) else asked
+    return cast("T", await asked if isinstance(asked, Awaitable) else asked)
 
 
 def at(key: str, *, namespace: str = "cart", tenant: str = "acme") -> StateKey:
