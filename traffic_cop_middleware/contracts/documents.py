@@ -57,7 +57,7 @@ class DocumentStore(Protocol):
     async def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
     ) -> Page:
-        """As `StateStore.list`."""
+        """As `StateStore.list`. What waits in this store's own outbox counts here too."""
         ...
 
     async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
