@@ -95,15 +95,12 @@ class Golden:
             given.append({"key": kept["_key"], "version": kept["version"], "writes": kept["writes"]})
         return given[::-1]
 
-    def list(
-        self, documents: str, place: str, first: str, after: str, last: str, now: float, most: int
-    ) -> list[Document]:
+    def list(self, documents: str, place: str, first: str, last: str, now: float, most: int) -> list[Document]:
         found = [
             document
             for document in self._in(documents).values()
             if document["place"] == place
             and first <= document["order"] < last
-            and document["order"] > after
             and document["value"] is not None
             and (document["expires_at"] is None or document["expires_at"] > now)
         ]

@@ -16,9 +16,9 @@ from traffic_cop_middleware.adapters.arangodb.rows import (
     document_of,
     item_of,
     place_of,
-    raw_of,
 )
 from traffic_cop_middleware.adapters.options import Bounds, numbers
+from traffic_cop_middleware.adapters.spans import span
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
 from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
@@ -31,8 +31,6 @@ CLEANED_AT_ONCE = 500
 """Items that one transaction of `clean_up` removes."""
 TRIMMED_EVERY = 50
 """Writes of an item after which its history is cut to `KEPT_VERSIONS`."""
-LAST = "g"
-"""Above all hexadecimal digits."""
 
 
 class ArangoDocuments:
@@ -122,7 +120,7 @@ class ArangoDocuments:
     ) -> Page:
         check_key(StateKey(tenant, namespace, "-"))
         most = max(1, most)
-        first = raw_of(prefix)
+        first, last = span(prefix, after)
 
         def work(link: Link) -> list[Item]:
             found = link.ask(
@@ -130,8 +128,7 @@ class ArangoDocuments:
                 collections=["documents"],
                 place=place_of(self._app, tenant, namespace),
                 first=first.hex(),
-                last=(first[:-1] + bytes([first[-1] + 1])).hex() if first else LAST,  # UTF-8 has no byte 0xFF
-                after=raw_of(after or "").hex(),
+                last=last.hex(),
                 now=self._clock(),
                 most=most + 1,
             )

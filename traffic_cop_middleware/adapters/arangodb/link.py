@@ -103,7 +103,7 @@ class Requests(HTTPClient):
                 allow_redirects=False,
             )
         except Timeout as exc:
-            raise StoreTimeout(f"no answer from {self._name} within the deadline") from exc
+            raise StoreTimeout("no answer within the deadline") from exc
         except RequestException as exc:
             raise StoreUnavailable(f"{self._name} can't be reached: {cause_of(exc)}") from exc
         text = got.content.decode("utf-8", "replace")
