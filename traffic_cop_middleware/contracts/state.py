@@ -53,9 +53,9 @@ class Written(NamedTuple):
     """What came of a write.
 
     `written`: `item` is what is there now. `conflict`: the item is not at the version that was asked for, nothing was
-    written, and `item` is what is there (`None`: nothing). `unknown`: a version, or `tier=None`, was asked for and the
-    store holds nothing of this key, neither an item nor a tombstone: who has documents reads them, tells the store
-    (`warm`, or `missing=True`), and writes again. `full`: the outbox is, and nothing was written.
+    written, and `item` is what is there (`None`: nothing). `unknown`: a version was asked for and the store holds
+    nothing of this key, neither an item nor a tombstone: who has documents reads them, tells the store (`warm`, or
+    `missing=True`), and writes again. `full`: the outbox is, and nothing was written.
     """
 
     outcome: Literal["written", "conflict", "unknown", "full"]
@@ -63,19 +63,15 @@ class Written(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A write, as a watcher hears of it. The value is read by `load`, and may be a newer one by then.
-
-    `cursor` is the one to go on from right after it.
-    """
+    """A write, as a watcher hears of it. The value is read by `load`, and may be a newer one by then."""
 
     key: StateKey
     version: int
     deleted: bool
-    cursor: str
 
 
 class Changed(NamedTuple):
-    """Changes in the order of each item's versions, and the cursor to go on from after all of them.
+    """Changes in the order of each item's versions, and the cursor to go on from.
 
     `lost` is true where the cursor given lies further back than the store remembers: the watcher lists anew.
     """
@@ -173,7 +169,7 @@ class StateStore(Protocol):
         key: StateKey,
         value: str | None,
         *,
-        tier: Tier | None,
+        tier: Tier,
         if_version: int | None = None,
         expires_at: float | None = None,
         missing: bool = False,
@@ -181,10 +177,8 @@ class StateStore(Protocol):
         """Write an item, or delete it (`value=None`). One round trip.
 
         `if_version` is the version that it must have, 0: it must not exist (deleted and expired count as such).
-        `tier=None`: the one that the item has, `cache` where there is none (a store that holds nothing of the key
-        answers `unknown` then too). `missing=True`: the caller knows that the documents have nothing of it either.
-        Where the store has an outbox, a write is appended to it when the item's tier is, or was, other than `cache`:
-        what comes down to `cache` is to leave the documents.
+        `missing=True`: the caller knows that the documents have nothing of it either. Where the store has an outbox, a
+        tier other than `cache` appends to it.
         """
         ...
 
