@@ -35,7 +35,7 @@ class TestSqlite(DocumentStoreContract):
     async def stores(self, tmp_path: Path) -> AsyncIterator[Sequence[DocumentStore]]:
         async with contextlib.AsyncExitStack() as stack:
             opened = []
-            for _ in range(3):
+            for _ in range(2):
                 store = open_sqlite(
                     f"sqlite:///{tmp_path}/state.db", namespace="tc", deadline=DEADLINE, notify=lambda event: None
                 )
@@ -51,7 +51,7 @@ async def arangodb(url: str) -> AsyncIterator[Sequence[DocumentStore]]:
     namespace = f"contract-{secrets.token_hex(4)}"
     async with contextlib.AsyncExitStack() as stack:
         opened = []
-        for _ in range(3):
+        for _ in range(2):
             store = open_arangodb(url, namespace=namespace, deadline=DEADLINE, notify=lambda event: None)
             await store.connect(patience=DEADLINE)
             stack.push_async_callback(store.close)
