@@ -160,7 +160,7 @@ class Threads(Generic[Driver]):
         except StoreTimeout as exc:
             self._missed += 1
             self._tell_of_loss(exc, sure=self._missed >= MISSED)
-            raise StoreTimeout(f"{self.name}: {exc} of {patience:g} s") from exc
+            raise StoreTimeout(f"{self.name}: {exc} of {patience:g} s") from exc  # a worker's own has no name yet
         except StoreUnavailable as exc:
             self._tell_of_loss(exc, sure=True)
             raise

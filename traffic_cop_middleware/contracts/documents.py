@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import NamedTuple, Protocol
 
 from traffic_cop_middleware.contracts.events import Event
@@ -57,7 +58,7 @@ class DocumentStore(Protocol):
     async def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
     ) -> Page:
-        """As `StateStore.list`."""
+        """As `StateStore.list`. What waits in this store's own outbox counts here too."""
         ...
 
     async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
@@ -94,12 +95,14 @@ def newest_of(items: Sequence[Item]) -> dict[StateKey, Item]:
     """The newest item of each key, checked: what the documents would have of these.
 
     Raises:
-        ValueError: a word or a value can't be used.
+        ValueError: a word or a value can't be used, or an end is no finite number.
     """
     newest: dict[StateKey, Item] = {}
     for item in items:
         check_key(item.key)
         check_value(item.key, item.value)
+        if item.expires_at is not None and not isfinite(item.expires_at):
+            raise ValueError(f"expires_at={item.expires_at}: seconds since the epoch, or None for no end")
         known = newest.get(item.key)
         if known is None or known.version < item.version:
             newest[item.key] = item

@@ -258,6 +258,13 @@ class DocumentStoreContract:
             await store.store([item(7), item(7, "ü" * 131_073, key="43")])
         assert await load(store) is None
 
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("expires_at", [float("nan"), float("inf"), float("-inf")])
+    async def test_an_end_that_no_clock_comes_to_is_refused(self, store: DocumentStore, expires_at: float) -> None:
+        with pytest.raises(ValueError, match=r"expires_at=-?(nan|inf): seconds since the epoch"):
+            await store.store([item(7), item(7, key="43", expires_at=expires_at)])
+        assert await load(store) is None
+
     # Lists
 
     @pytest.mark.asyncio

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from traffic_cop_middleware.adapters.options import Bounds, numbers
+from traffic_cop_middleware.adapters.spans import span
 from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File, raw_of
 from traffic_cop_middleware.adapters.sqlite.outbox import SqliteOutbox
 from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, where
@@ -108,11 +109,10 @@ class SqliteDocuments:
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
     ) -> Page:
         check_key(StateKey(tenant, namespace, "-"))
-        first = prefix.encode("utf-8", "surrogatepass")
+        first, last = span(prefix, after)
         question = where(self._app, StateKey(tenant, namespace, "-")) | {
             "first": first,
-            "last": first[:-1] + bytes([first[-1] + 1]) if first else None,  # UTF-8 has no byte 0xFF
-            "after": raw_of(after or ""),
+            "last": last,
             "now": self._clock(),
             "most": max(1, most) + 1,
         }

@@ -194,7 +194,7 @@ class File:
         error, says, ends = MEANINGS.get(code, (StoreError, "", False))
         if ends:
             self.close()
-        heard = error(f"{self._path}: {exc}{says}")
+        heard = error(f"{exc}{says}" if error is StoreTimeout else f"{self._path}: {exc}{says}")
         heard.__cause__ = exc
         return heard
 

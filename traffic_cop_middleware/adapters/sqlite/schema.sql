@@ -21,8 +21,8 @@ CREATE TABLE history (
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     app TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
-    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL,
-    claims INTEGER NOT NULL DEFAULT 0, worker TEXT, claimed_at REAL
+    claims INTEGER NOT NULL DEFAULT 0, worker TEXT, claimed_at REAL, -- in front of the value, which may fill pages
+    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL
 );
 CREATE INDEX outbox_items ON outbox (app, tenant, namespace, key, version, id);
 

@@ -49,7 +49,7 @@ WHERE app = :app AND tenant = CAST(:tenant AS TEXT)
 LIST = """
 SELECT tenant, namespace, key, version, value, tier, written_at, expires_at FROM documents AS d
 WHERE app = :app AND tenant = CAST(:tenant AS TEXT) AND namespace = CAST(:namespace AS TEXT)
-    AND key >= CAST(:first AS TEXT) AND key > CAST(:after AS TEXT) AND (:last IS NULL OR key < CAST(:last AS TEXT))
+    AND key >= CAST(:first AS TEXT) AND key < CAST(:last AS TEXT)
     AND value IS NOT NULL AND (expires_at IS NULL OR expires_at > :now)
     AND NOT EXISTS (
         SELECT 1 FROM outbox AS o
@@ -59,7 +59,7 @@ WHERE app = :app AND tenant = CAST(:tenant AS TEXT) AND namespace = CAST(:namesp
 UNION ALL
 SELECT tenant, namespace, key, version, value, tier, written_at, expires_at FROM outbox AS w
 WHERE app = :app AND tenant = CAST(:tenant AS TEXT) AND namespace = CAST(:namespace AS TEXT)
-    AND key >= CAST(:first AS TEXT) AND key > CAST(:after AS TEXT) AND (:last IS NULL OR key < CAST(:last AS TEXT))
+    AND key >= CAST(:first AS TEXT) AND key < CAST(:last AS TEXT)
     AND value IS NOT NULL AND (expires_at IS NULL OR expires_at > :now)
     AND NOT EXISTS (
         SELECT 1 FROM outbox AS o
@@ -82,11 +82,21 @@ WHERE app = :app AND tenant = CAST(:tenant AS TEXT)
 ORDER BY version DESC LIMIT :most
 """
 
-# Found by the two partial indexes.
+# Found by the two partial indexes. What waits is left: without its document an older entry would be the newest again.
 ENDED = """
-SELECT rowid FROM documents WHERE app = :app AND expires_at IS NOT NULL AND expires_at < :now
-UNION
-SELECT rowid FROM documents WHERE app = :app AND value IS NULL AND written_at < :tombstones_before
+SELECT rowid FROM documents AS d
+WHERE app = :app AND expires_at IS NOT NULL AND expires_at < :now
+    AND NOT EXISTS (
+        SELECT 1 FROM outbox AS o
+        WHERE o.app = d.app AND o.tenant = d.tenant AND o.namespace = d.namespace AND o.key = d.key
+    )
+UNION ALL
+SELECT rowid FROM documents AS d
+WHERE app = :app AND value IS NULL AND written_at < :tombstones_before AND (expires_at IS NULL OR expires_at >= :now)
+    AND NOT EXISTS (
+        SELECT 1 FROM outbox AS o
+        WHERE o.app = d.app AND o.tenant = d.tenant AND o.namespace = d.namespace AND o.key = d.key
+    )
 LIMIT :most
 """
 FORGET_HISTORY = """
@@ -102,9 +112,10 @@ VALUES (:app, CAST(:tenant AS TEXT), CAST(:namespace AS TEXT), CAST(:key AS TEXT
         :version, CAST(:value AS TEXT), :tier, :written_at, :expires_at)
 """
 
+# `+app`: by ids, so that it ends at the limit, and not by the index and a sort of all that waits.
 CLAIMABLE = """
 SELECT id, claims, tenant, namespace, key FROM outbox
-WHERE app = :app AND (claimed_at IS NULL OR claimed_at NOT BETWEEN :now - :idle AND :now + :ahead)
+WHERE +app = :app AND (claimed_at IS NULL OR claimed_at NOT BETWEEN :now - :idle AND :now + :ahead)
 ORDER BY id LIMIT :most
 """
 

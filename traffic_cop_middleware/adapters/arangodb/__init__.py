@@ -1,0 +1,1 @@
+"""ArangoDB, by python-arango in threads: documents that several hosts share."""

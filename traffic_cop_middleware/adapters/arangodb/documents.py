@@ -1,0 +1,247 @@
+"""`arangodb://user:password@host:8529/database`, `arangodb+https://…`: documents and their history in ArangoDB."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from arango.exceptions import ArangoServerError
+
+from traffic_cop_middleware.adapters.arangodb.link import UNIQUE, ArangoWorker, Link, Server, SetUp
+from traffic_cop_middleware.adapters.arangodb.rows import (
+    check_words,
+    document_key,
+    document_of,
+    item_of,
+    place_of,
+)
+from traffic_cop_middleware.adapters.options import Bounds, numbers
+from traffic_cop_middleware.adapters.spans import span
+from traffic_cop_middleware.adapters.threads import Threads
+from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
+from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
+from traffic_cop_middleware.contracts.state import WHOLE, check_key
+from traffic_cop_middleware.errors import ConfigurationError, StoreError
+
+log = logging.getLogger("traffic_cop.documents")
+
+CLEANED_AT_ONCE = 500
+"""Items that one transaction of `clean_up` removes."""
+TRIMMED_EVERY = 50
+"""Writes of an item after which its history is cut to `KEPT_VERSIONS`."""
+
+
+class ArangoDocuments:
+    """`DocumentStore` in a database of ArangoDB, over up to `threads` connections.
+
+    Durable: a write waits until the server has synchronised it to its disk. An expired item is answered as a tombstone
+    at once, and removed by the server's TTL index within its next round (a minute or so) or by `clean_up`; its history
+    goes with `clean_up`.
+    """
+
+    durable = True
+    outbox = None
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        namespace: str,
+        deadline: float,
+        notify: Callable[[Event], None],
+        threads: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = namespace
+        self._name = server.name
+        self._clock = clock
+        set_up = SetUp()
+        self._threads: Threads[Link] = Threads(
+            lambda: ArangoWorker(server, set_up),
+            name=server.name,
+            count=threads,
+            at_once=1,
+            deadline=deadline,
+            notify=notify,
+        )
+
+    async def connect(self, *, patience: float = 1.0) -> None:
+        await self._threads.reach(patience=patience)
+
+    async def close(self) -> None:
+        await self._threads.close()
+
+    async def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None]:
+        for key in keys:
+            check_key(key)
+        found = await self._threads.ask(lambda link: self._load(link, keys))
+        now = self._clock()
+        return [as_of(found[key], now) if key in found else None for key in keys]
+
+    def _load(self, link: Link, keys: Sequence[StateKey]) -> dict[StateKey, Item]:
+        wanted = {document_key(self._app, key): key for key in keys}
+        found = {}
+        for document in link.ask("load", collections=["documents"], keys=list(wanted)):
+            key = wanted[document["_key"]]
+            check_words(self._name, document, self._app, key)
+            found[key] = item_of(document)
+        return found
+
+    async def store(self, items: Sequence[Item]) -> Sequence[int]:
+        newest = newest_of(items)
+        documents = [document_of(self._app, item) for item in newest.values()]
+
+        def work(link: Link) -> dict[str, int]:
+            now = self._clock()
+            try:
+                kept = link.ask("store", collections=["documents", "history"], items=documents, now=now)
+            except ArangoServerError as exc:
+                if exc.error_code == UNIQUE:  # somebody was faster, or the keys of two items collide
+                    self._load(link, list(newest))
+                raise
+            long = [each["key"] for each in kept if each["writes"] % TRIMMED_EVERY == 0]
+            if long:
+                self._trim(link, long)
+            return {each["key"]: each["version"] for each in kept}
+
+        versions = await self._threads.ask(work, writes=True) if documents else {}
+        return [versions[document_key(self._app, item.key)] for item in items]
+
+    def _trim(self, link: Link, keys: Sequence[str]) -> None:
+        try:
+            link.ask("trim", collections=["history"], items=keys, kept=KEPT_VERSIONS)
+        except (ArangoServerError, StoreError, ConnectionError) as exc:  # the items are kept: that is what was asked
+            log.info("%s: old versions stay until later: %s", self._name, exc)
+
+    async def list(
+        self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
+    ) -> Page:
+        check_key(StateKey(tenant, namespace, "-"))
+        most = max(1, most)
+        first, last = span(prefix, after)
+
+        def work(link: Link) -> list[Item]:
+            found = link.ask(
+                "list",
+                collections=["documents"],
+                place=place_of(self._app, tenant, namespace),
+                first=first.hex(),
+                last=last.hex(),
+                now=self._clock(),
+                most=most + 1,
+            )
+            return [item_of(document) for document in found]
+
+        items = await self._threads.ask(work)
+        if len(items) <= most:
+            return Page(items, None)
+        return Page(items[:-1], items[-2].key.key)
+
+    async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
+        check_key(key)
+
+        def work(link: Link) -> list[Revision]:
+            found = link.ask(
+                "history",
+                collections=["history"],
+                item=document_key(self._app, key),
+                before=WHOLE if before is None else before,
+                most=max(1, most),
+            )
+            for version in found:
+                check_words(self._name, version, self._app, key)
+            return [Revision(item_of(version), float(version["stored_at"])) for version in found]
+
+        return await self._threads.ask(work)
+
+    async def clean_up(self, *, now: float, tombstones_before: float) -> int:
+        def ended(link: Link) -> int:
+            link.begin()
+            both = ["documents", "history"]
+            bounds = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
+            gone = link.ask("ended", collections=both[:1], tombstones_before=tombstones_before, **bounds)
+            link.ask("forget", collections=both[1:], gone=gone)
+            link.commit()
+            return len(gone)
+
+        def orphaned(link: Link) -> tuple[int, int]:
+            link.begin()
+            bounds = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
+            looked_at = link.ask("orphans", collections=["documents", "history"], **bounds)
+            gone = [each for each in looked_at if not each["alive"]]
+            link.ask("forget", collections=["history"], gone=gone)
+            link.ask("looked_at", collections=["history"], keys=[each["key"] for each in looked_at if each["alive"]])
+            link.commit()
+            return len(looked_at), len({each["item"] for each in gone})
+
+        total = 0
+        while True:
+            some = await self._threads.ask(ended, writes=True)
+            total += some
+            if some < CLEANED_AT_ONCE:
+                break
+        while True:
+            seen, some = await self._threads.ask(orphaned, writes=True)
+            total += some
+            if seen < CLEANED_AT_ONCE:
+                return total
+
+
+OPTIONS = {
+    "deadline": Bounds(0.01, 300, None, "seconds per call, in place of the stack's deadline"),
+    "threads": Bounds(1, 64, 4, "connections, each in a thread"),
+}
+FORMS = "arangodb://user:password@host:8529/database or arangodb+https://…"
+
+
+def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> ArangoDocuments:
+    """`arangodb://user:password@host:8529/database`, or `arangodb+https://…` with TLS.
+
+    `?deadline=2` is the seconds of a call, `?threads=4` how many calls are made at once, `?ca_file=/path.pem` the
+    authority that signed the server's certificate. A reserved character in a password is written as %XX.
+    """
+    parts = _split(url)
+    host = parts.hostname or "localhost"
+    place = f"[{host}]" if ":" in host else host
+    port = parts.port or 8529
+    name = f"{parts.scheme}://{place}:{port}{parts.path}"
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ca_file = query.pop("ca_file", None)
+    options = numbers(urlencode(query), OPTIONS, name=f"documents='{name}'")
+    database = unquote(parts.path[1:])
+    if not database or "/" in database:
+        raise ConfigurationError(f"documents='{name}' names no database. Write {FORMS}")
+    tls = parts.scheme == "arangodb+https"
+    if ca_file is not None and not tls:
+        raise ConfigurationError(f"documents='{name}': ca_file needs TLS. Write arangodb+https://, or leave it out")
+    server = Server(
+        f"{'https' if tls else 'http'}://{place}:{port}",
+        database,
+        unquote(parts.username or "root"),
+        unquote(parts.password or ""),
+        ca_file,
+        name,
+    )
+    return ArangoDocuments(
+        server,
+        namespace=namespace,
+        deadline=options["deadline"] or deadline,
+        notify=notify,
+        threads=int(options["threads"] or 1),
+    )
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL that can be told apart; what is said of another never quotes it, for it has a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.fragment or parts.port == 0 or "@" in parts.path or "@" in parts.query or not parts.hostname:
+            raise ValueError("not to be told apart")  # noqa: TRY301 - the same end as urlsplit's own
+    except ValueError:
+        raise ConfigurationError(
+            "documents: this ArangoDB URL can't be read: it has no host, its port is no number from 1 to 65535, or its "
+            f"user or password holds one of : / ? # [ ] @ as it is (write %2F for a slash). Write {FORMS}"
+        ) from None
+    return parts
