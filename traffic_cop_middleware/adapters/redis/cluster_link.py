@@ -15,36 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import hiredis
 from redis.asyncio import Connection
 
-from traffic_cop_middleware.adapters.redis.cluster_slots import (
-    SLOTS,
-    Address,
-    Layout,
-    layout_of,
-    redirection,
-    slot_of_command,
-)
+from traffic_cop_middleware.adapters.redis.cluster_node import Asking, NodeLink, Routed, unheard
+from traffic_cop_middleware.adapters.redis.cluster_slots import SLOTS, Address, Layout, layout_of, redirection
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, PROBE_FIRST, PROBE_LONGEST, Link
-from traffic_cop_middleware.adapters.redis.replies import (
-    NEVER,
-    NOT_SERVING,
-    Answer,
-    Arguments,
-    Sink,
-    code_of,
-    refuses,
-)
+from traffic_cop_middleware.adapters.redis.replies import NEVER, NOT_SERVING, code_of, refuses
 from traffic_cop_middleware.contracts import Event
-from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreUnavailable
-
-log = logging.getLogger("traffic_cop.redis")
+from traffic_cop_middleware.errors import ConfigurationError, StoreUnavailable
 
 MOST_ASKED = 16
 """Nodes that are asked for the map in one go; another go asks others."""
@@ -54,106 +36,6 @@ GUEST_SECONDS = 10.0
 """How long a node without slots is kept after something was sent on to it: it may be getting some."""
 ELSEWHERE = "non local key"
 """In the error of a script that missed a key of its slot, which is on the move."""
-
-
-class NodeLink(Link):
-    """The link to one master."""
-
-    def __init__(
-        self,
-        address: Address,
-        open_connection: Callable[[], Connection],
-        *,
-        cluster: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        lost: Callable[[], None],
-    ) -> None:
-        super().__init__(open_connection, name=f"{cluster} at {address}", deadline=deadline, notify=notify)
-        self.address = address
-        self.wanted = 0.0
-        """When something was sent on to it, on the loop's clock."""
-        self._cluster = cluster
-        self._lost = lost
-
-    @property
-    def down(self) -> bool:
-        return self._state in ("down", "closed")
-
-    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Connect in the background; what is asked meanwhile waits within its deadline."""
-        self._loop = loop
-        self._state = "connecting"
-        self._come_back(at_once=True)
-
-    async def tried(self) -> None:
-        """Wait until it was connected, or could not be."""
-        await self._tried.wait()
-
-    async def leave(self) -> None:
-        """Close it: others have its slots."""
-        if self._told_down:
-            self._told_down = False
-            log.warning("%s has no slots any more; other nodes serve them", self._name)
-            self.tell("store.recovered", {})
-        await self.close()
-
-    def tell(self, kind: str, attributes: Mapping[str, Any]) -> None:
-        super().tell(kind, {**attributes, "store": self._cluster, "node": str(self.address)})
-
-    def _go_down(self, cause: BaseException) -> None:
-        super()._go_down(cause)
-        self._lost()
-
-    def _hear_error(self, reply: Exception) -> None:
-        if code_of(reply) != "TRYAGAIN":  # that is said of a slot on the move, by a node in health
-            super()._hear_error(reply)
-
-
-class Routed:
-    """The sink of a command that one node is asked, and others where that one says so."""
-
-    __slots__ = ("_cluster", "command", "expires", "node", "sink", "slot", "turns")
-
-    def __init__(self, cluster: ClusterLink, command: Arguments, sink: Sink) -> None:
-        self._cluster = cluster
-        self.command = command
-        self.sink = sink
-        self.expires = sink.expires
-        self.slot = slot_of_command(command)
-        self.node: NodeLink | None = None
-        self.turns = 0
-
-    @property
-    def unheard(self) -> bool:
-        """Whether nobody waits any more."""
-        return unheard(self.sink)
-
-    def fail(self, error: StoreError) -> None:
-        self.sink.fail(error)
-        self.expires = self.sink.expires = NEVER
-
-    def resolve(self, reply: Any) -> None:
-        if not (isinstance(reply, hiredis.ReplyError) and not self.unheard and self._cluster.sent_on(self, reply)):
-            self.sink.resolve(reply)
-
-
-class Asking:
-    """The sink of ASKING before a command: it shares the command's fate, and its own reply says nothing."""
-
-    def __init__(self, routed: Routed) -> None:
-        self._routed = routed
-        self.expires = routed.expires
-
-    def resolve(self, reply: Any) -> None:
-        self.expires = NEVER
-
-    def fail(self, error: StoreError) -> None:
-        self.expires = NEVER
-
-
-def unheard(sink: Sink) -> bool:
-    return sink.expires == NEVER or (isinstance(sink, Answer) and sink.future.done())
 
 
 class ClusterLink(Link):
@@ -216,7 +98,7 @@ class ClusterLink(Link):
             outgoing, self._outgoing = self._outgoing, []
             for command, sink in outgoing:
                 if not unheard(sink):
-                    self._route(Routed(self, command, sink))
+                    self._route(Routed(command, sink, self._sent_on))
         elif self._state != "connecting":
             self._fail_all(StoreUnavailable(f"{self._name} is not reachable at present"))
         self._keep_watch()
@@ -238,7 +120,7 @@ class ClusterLink(Link):
             node.put(["ASKING"], Asking(routed))
         node.put(routed.command, routed)
 
-    def sent_on(self, routed: Routed, reply: Exception) -> bool:
+    def _sent_on(self, routed: Routed, reply: Exception) -> bool:
         """Whether an error reply only says where else, or when, the command is to be asked: then it will be."""
         code = code_of(reply)
         if code in ("MOVED", "ASK") and routed.node is not None:
