@@ -135,6 +135,20 @@ class MetricsStoreContract:
         assert (await _flush(store, "a2", flush(1))).accepted
 
     @pytest.mark.asyncio
+    async def test_a_final_flush_that_is_repeated_when_its_worker_is_in_the_record_changes_nothing(
+        self, store: MetricsStore
+    ) -> None:
+        late, last = flush(1, windows={"10s:1": b"late"}), flush(2, final=True, windows={"10s:1": b"last"})
+        for _ in range(2):
+            assert (await _flush(store, "a", last)).accepted
+        assert await _retire(store, (await _totals(store)).record, b"with a", {"a": 2})
+        for again in (last, late, last):
+            flushed = await _flush(store, "a", again)
+            assert (flushed.accepted, flushed.retired, flushed.version) == (True, None, 1)
+        assert (await _totals(store)).workers == {}
+        assert await _windows(store, "10s:1") == [{"a": b"last"}]
+
+    @pytest.mark.asyncio
     async def test_a_flush_tells_of_the_record_that_there_is(self, store: MetricsStore) -> None:
         first = await _flush(store, "a", flush(1))
         assert first.version == 0
