@@ -89,6 +89,27 @@ async def test_all_of_fifteen_minutes_is_in_the_fifteen_minutes(crew: list[Worke
     assert await crew[2].windows() == (0, 0, 0)
 
 
+async def test_what_killed_workers_had_flushed_stays_in_the_fifteen_minutes(
+    memory_backend: MemoryBackend, fake_clock: FakeClock
+) -> None:
+    fake_clock.advance(600_000 - fake_clock() % MINUTE)
+    readers = [Worker(memory_backend) for _ in range(2)]
+    served = 0
+    for turn in range(13 * MINUTE // 7):  # of 7 s: a worker dies at every place of a slot, and of a minute
+        killed = Worker(memory_backend)
+        for _ in range(2):
+            killed.serve(3)
+            readers[0].serve(1)
+            for worker in (killed, readers[0]):
+                await worker.analytics.flush()
+            fake_clock.advance(3.5)
+        served += 8
+        for reader in readers[turn % 2 :]:
+            assert (await reader.windows())[2] == served
+    fake_clock.advance(MINUTE)
+    assert [(await reader.windows())[2] for reader in readers] == [served, served]
+
+
 async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(
     crew: list[Worker], fake_clock: FakeClock
 ) -> None:

@@ -64,14 +64,14 @@ async def backend(redis_server: RedisServer) -> AsyncIterator[RedisBackend]:
 
 @pytest.mark.asyncio
 async def test_every_key_is_in_one_slot_and_runs_out_by_itself(backend: RedisBackend) -> None:
-    await backend.metrics.flush("a", flush(1, windows={"10s:5": b"w", "1m:0": b"w"}))
+    await backend.metrics.flush("a", flush(1, windows={"10s:5": b"w", "1m:0": b"w", "tail:0": b""}))
     await backend.metrics.flush("b", flush(1, final=True))
     assert await backend.metrics.retire((await backend.metrics.totals()).record, b"record", {"a": 1, "b": 1})
     await backend.metrics.seal("1m:0", b"sealed", 1)
     await backend.metrics.seal("1m:1", b"of nobody", 0)
     found = {key: await backend.link.ask("TTL", key) for key in await backend.link.ask("KEYS", "metrics-*{metrics}*")}
     names = {key.decode().partition("{metrics}:")[2] for key in found}
-    assert names == {"live", "gone:a", "gone:b", "10s:5", "1m:0"}
+    assert names == {"live", "gone:a", "gone:b", "10s:5", "1m:0", "tail:0"}
     assert all(ttl > 0 for ttl in found.values())
 
 

@@ -88,11 +88,12 @@ class AnalyticsAbstraction:
         try:
             await self.flush()
             slots, minutes = _windows_at(recorder.slot)
-            windows = await self._windows([*slots, *minutes])
+            tails = [name.replace("1m:", "tail:") for name in minutes]
+            windows = await self._windows([*slots, *minutes, *tails])
             totals = await answered(self._store.totals())
         except StoreError:
             recorder.turn()
-            slots, minutes = _windows_at(recorder.slot)
+            (slots, minutes), tails = _windows_at(recorder.slot), []
             running = Figures()
             running.merge(recorder.running)  # a copy: requests go on writing to it
             windows = await self._in_thread(partial(self._own_windows, [*minutes, *slots], running))
@@ -115,7 +116,7 @@ class AnalyticsAbstraction:
             return (
                 period(slots[-2:], SLOT + elapsed),
                 period(slots[-7:], MINUTE + elapsed),
-                period([*minutes, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
+                period([*minutes, *tails, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
             )
 
         ten, one, fifteen = await self._in_thread(periods)
@@ -338,7 +339,7 @@ def _merged_windows(windows: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, 
     found = {}
     for name, parts in windows.items():
         figures = found[name] = Figures()
-        for blob in parts.values():
+        for blob in filter(None, parts.values()):
             _merge(figures, blob)
     return found
 

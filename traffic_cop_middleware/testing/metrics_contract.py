@@ -171,7 +171,7 @@ class MetricsStoreContract:
         ]
 
     @pytest.mark.asyncio
-    async def test_a_sealed_window_is_one_until_another_worker_writes(self, store: MetricsStore) -> None:
+    async def test_a_sealed_window_is_one_until_a_worker_writes(self, store: MetricsStore) -> None:
         for worker in ("a", "b"):
             await _flush(store, worker, flush(1, windows={"1m:3": worker.encode()}))
         await answered(store.seal("1m:3", b"ab", 2))
@@ -180,6 +180,8 @@ class MetricsStoreContract:
         assert await _windows(store, "1m:3") == [{"a": b"a", "b": b"b", "late": b"late"}]
         await answered(store.seal("1m:3", b"all", 3))
         assert await _windows(store, "1m:3") == [{SEALED: b"all"}]
+        await _flush(store, "a", flush(2, windows={"1m:3": b"more"}))
+        assert await _windows(store, "1m:3") == [{"a": b"more", "b": b"b", "late": b"late"}]
 
     @pytest.mark.asyncio
     async def test_a_window_of_others_or_of_nobody_is_not_sealed(self, store: MetricsStore) -> None:

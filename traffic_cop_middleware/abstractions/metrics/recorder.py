@@ -5,6 +5,11 @@ they are put aside untouched, and `fold` adds them to their minute and to the su
 figures that no request writes to any more, and may run in a thread.
 
 Invariant: the sum, the slots put aside and the running slot together hold each request once.
+
+A window is written when it is over, a minute after each of its slots. So that a worker which is killed takes along no
+more than what came after its last flush, the running slot is written as a window of its own, and as the *tail* of its
+minute, too. Each flush that adds a slot to its minute replaces the tail, so a minute and its tail hold each request of
+the worker once.
 """
 
 from __future__ import annotations
@@ -189,7 +194,8 @@ class Recorder:
         with self._lock:
             through, total = self.total() if whole else (self.through, None)
             self.sequence += 1
-            windows = {**self.windows(), f"10s:{now.slot}": encode(now.packed)}
+            running = encode(now.packed)
+            windows = {**self.windows(), f"10s:{now.slot}": running, f"tail:{now.slot * SLOT // MINUTE}": running}
             return WorkerFlush(self.worker, Flush(self.sequence, through, total, now.sums, windows))
 
     def total(self) -> tuple[int, bytes]:
@@ -216,11 +222,12 @@ class Recorder:
     def windows(self) -> Mapping[str, bytes]:
         """The windows that are over and not acknowledged, as blobs. May run in a thread.
 
-        A minute is among them after each of its slots.
+        A minute is among them after each of its slots, and then its tail holds nothing.
         """
         with self._lock:
             own = {name: self.own(name) for name in self.unsent}
-            return {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+            found = {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+            return found | {name.replace("1m:", "tail:"): b"" for name in found if name.startswith("1m:")}
 
     def sent(self, names: Iterable[str], *, through: int) -> None:
         """These windows were acknowledged, with what there was of them when the sum went `through` that slot."""

@@ -44,7 +44,7 @@ class MemoryMetrics:
         self._version = 0
         self._record = b""
         self._windows: dict[str, dict[str, bytes]] = {}
-        self._sealed: dict[str, tuple[int, bytes]] = {}
+        self._sealed: dict[str, bytes] = {}
 
     def flush(self, worker: str, flush: Flush) -> Flushed:
         if worker in self._gone:
@@ -55,6 +55,7 @@ class MemoryMetrics:
             return Flushed(True, self._epoch, self._version)
         for name, part in flush.windows.items():
             self._window(name)[worker] = part
+            self._sealed.pop(name, None)
         if flush.total is None and (known is None or known.flush.through != flush.through):
             return Flushed(False, self._epoch, self._version)
         total = flush.total if flush.total is not None or known is None else known.total
@@ -104,11 +105,10 @@ class MemoryMetrics:
     def windows(self, names: Sequence[str]) -> Sequence[Mapping[str, bytes]]:
         found: list[Mapping[str, bytes]] = []
         for name in names:
-            parts = self._windows.get(name, {})
-            workers, sealed = self._sealed.get(name, (0, b""))
-            found.append({SEALED: sealed} if workers and workers == len(parts) else dict(parts))
+            sealed = self._sealed.get(name)
+            found.append({SEALED: sealed} if sealed is not None else dict(self._windows.get(name, {})))
         return found
 
     def seal(self, name: str, value: bytes, workers: int) -> None:
         if workers and workers == len(self._windows.get(name, ())):
-            self._sealed[name] = (workers, value)
+            self._sealed[name] = value

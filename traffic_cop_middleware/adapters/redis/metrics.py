@@ -1,8 +1,8 @@
 """What the workers have counted, in Redis: each writes its own fields, by one script (metrics_flush.lua).
 
-Keys, all in one slot: `<namespace>:{metrics}:live`; a hash per window, `:10s:<slot>` and `:1m:<minute>`, with a field
-per worker; for a day `:gone:<worker>` of each that went into the record. Many workers are read in pages, so that no
-reply keeps others waiting for long.
+Keys, all in one slot: `<namespace>:{metrics}:live`; a hash per window, `:10s:<slot>`, `:1m:<minute>` and
+`:tail:<minute>`, with a field per worker; for a day `:gone:<worker>` of each that went into the record. Many workers
+are read in pages, so that no reply keeps others waiting for long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
 from traffic_cop_middleware.adapters.redis.link import Link
-from traffic_cop_middleware.contracts import MICRO, SEALED, Flush, Flushed, MetricsRecord, Totals, WorkerTotal
+from traffic_cop_middleware.contracts import MICRO, Flush, Flushed, MetricsRecord, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError
 
 FLUSH, RETIRE = Script("metrics_flush.lua"), Script("metrics_retire.lua")
@@ -23,7 +23,7 @@ KEPT = 30 * 86_400
 """Seconds that totals are kept when nobody writes any more."""
 GONE_KEPT = 86_400
 """Seconds that a worker which is in the record may still come back, or repeat itself, without being counted twice."""
-WINDOWS_KEPT = {"10s": 240, "1m": 1_500}
+WINDOWS_KEPT = {"10s": 240, "1m": 1_500, "tail": 1_500}
 """Seconds that a window of a kind is kept after the last write."""
 PAGE = 32
 """Workers that one question asks for."""
@@ -108,11 +108,7 @@ class RedisMetrics:
     async def _windows(asked: Sequence[asyncio.Future[Any]]) -> Sequence[Mapping[str, bytes]]:
         found: list[Mapping[str, bytes]] = []
         for (flat,) in await asyncio.gather(*asked):
-            parts = {text_of(name): part for name, part in zip(flat[::2], flat[1::2], strict=True)}
-            if len(parts) > 1:
-                parts.pop(SEALED, None)  # somebody has written since
-                parts.pop(f"{SEALED}workers", None)
-            found.append(parts)
+            found.append({text_of(name): part for name, part in zip(flat[::2], flat[1::2], strict=True)})
         return found
 
     def seal(self, name: str, value: bytes, workers: int) -> asyncio.Future[Any]:

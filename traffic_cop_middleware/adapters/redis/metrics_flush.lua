@@ -32,6 +32,7 @@ if sequence and tonumber(sequence) >= tonumber(ARGV[2]) then
   return {1, epoch, version}
 end
 for i = 3, #KEYS do
+  redis.call('HDEL', KEYS[i], '=')  -- what it was sealed as (metrics_seal.lua)
   redis.call('HSET', KEYS[i], worker, ARGV[9 + (i - 3) * 2])
   redis.call('EXPIRE', KEYS[i], ARGV[10 + (i - 3) * 2])
 end
