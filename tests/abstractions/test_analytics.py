@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -18,7 +19,9 @@ from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstr
 from traffic_cop_middleware.abstractions.metrics.figures import encode
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
 from traffic_cop_middleware.adapters.memory import MemoryBackend
-from traffic_cop_middleware.contracts import Flush
+from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
+from traffic_cop_middleware.contracts import Flush, Flushed, MetricsStore
+from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock
 
 pytestmark = pytest.mark.asyncio
@@ -27,9 +30,9 @@ pytestmark = pytest.mark.asyncio
 class Worker:
     """A worker without an app."""
 
-    def __init__(self, backend: MemoryBackend) -> None:
+    def __init__(self, backend: MemoryBackend, store: MetricsStore | None = None) -> None:
         self.recorder = Recorder(clock=backend.clock)
-        self.analytics = AnalyticsAbstraction(backend.metrics, self.recorder, interval=1.0)
+        self.analytics = AnalyticsAbstraction(store or backend.metrics, self.recorder, interval=1.0)
 
     def serve(self, number: int, *, path: str = "/a", user: str = "") -> None:
         self.recorder.turn()
@@ -78,11 +81,33 @@ async def test_all_of_fifteen_minutes_is_in_the_fifteen_minutes(crew: list[Worke
     for worker in crew:
         await worker.analytics.flush()
     expected = 3 * 14 * MINUTE // SLOT
+    assert 14 * MINUTE <= (await crew[0].analytics.live()).last_15_minutes.seconds <= 15 * MINUTE + SLOT
     assert (await crew[0].windows())[2] == expected
     assert (await crew[0].windows())[2] == expected  # from what was kept of it
     assert (await crew[1].windows())[2] == expected  # and sealed
     fake_clock.advance(20 * MINUTE)
     assert await crew[2].windows() == (0, 0, 0)
+
+
+async def test_what_killed_workers_had_flushed_stays_in_the_fifteen_minutes(
+    memory_backend: MemoryBackend, fake_clock: FakeClock
+) -> None:
+    fake_clock.advance(600_000 - fake_clock() % MINUTE)
+    readers = [Worker(memory_backend) for _ in range(2)]
+    served = 0
+    for turn in range(13 * MINUTE // 7):  # of 7 s: a worker dies at every place of a slot, and of a minute
+        killed = Worker(memory_backend)
+        for _ in range(2):
+            killed.serve(3)
+            readers[0].serve(1)
+            for worker in (killed, readers[0]):
+                await worker.analytics.flush()
+            fake_clock.advance(3.5)
+        served += 8
+        for reader in readers[turn % 2 :]:
+            assert (await reader.windows())[2] == served
+    fake_clock.advance(MINUTE)
+    assert [(await reader.windows())[2] for reader in readers] == [served, served]
 
 
 async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(
@@ -114,6 +139,122 @@ async def test_a_worker_that_ended_goes_into_the_record_at_once(crew: list[Worke
     assert await crew[0].total() == 13
     assert await crew[1].total() == 13
     assert (await crew[1].windows())[2] == 13
+
+
+async def test_what_a_worker_counts_after_its_end_is_there_when_the_slot_is_over(
+    crew: list[Worker], fake_clock: FakeClock
+) -> None:
+    crew[0].serve(9)
+    await crew[0].analytics.end()
+    for served in (13, 17):
+        crew[0].serve(4)
+        assert await crew[0].total() == served
+    for _ in range(2):
+        fake_clock.advance(SLOT)
+        assert await crew[0].total() == await crew[1].total() == 17
+    assert (await crew[1].windows())[2] == 17
+
+
+class Line(MemoryMetrics):
+    """A store on a line that may lose flushes, or the replies to them."""
+
+    loses = ""
+
+    def flush(self, worker: str, flush: Flush) -> Flushed:
+        if self.loses == "flushes":
+            raise StoreUnavailable("the flush was lost")
+        flushed = super().flush(worker, flush)
+        if self.loses == "replies":
+            raise StoreUnavailable("the reply was lost")
+        return flushed
+
+
+@pytest.fixture
+def line(crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock) -> Line:
+    """The store of a crew, by such a line."""
+    line = Line(clock=fake_clock)
+    crew[:] = [Worker(memory_backend, line) for _ in crew]
+    return line
+
+
+@pytest.mark.parametrize("known", [0, 5])
+async def test_a_last_flush_whose_reply_was_lost_counts_once_when_the_process_goes_on(
+    known: int, crew: list[Worker], line: Line, fake_clock: FakeClock
+) -> None:
+    worker, other = crew[:2]
+    if known:
+        worker.serve(known)
+        await worker.analytics.flush()
+    worker.serve(100 - known)
+    line.loses = "replies"
+    await worker.analytics.end()
+    line.loses = ""
+    assert await other.total() == 100  # it came, and went into the record
+    assert await other.total() == 100
+    worker.serve(7)
+    line.loses = "replies"
+    await worker.analytics.end()
+    line.loses = ""
+    for _ in range(3):
+        worker.serve(1)
+        await worker.analytics.flush()
+        fake_clock.advance(SLOT)
+    assert await worker.total() == await other.total() == 110
+    assert (await other.windows())[2] == 110
+
+
+async def test_a_last_flush_that_never_came_is_made_good_when_the_process_goes_on(
+    crew: list[Worker], line: Line, fake_clock: FakeClock
+) -> None:
+    worker, other = crew[:2]
+    worker.serve(5)
+    await worker.analytics.flush()
+    worker.serve(95)
+    line.loses = "flushes"
+    await worker.analytics.end()
+    line.loses = ""
+    assert await other.total() == 5
+    worker.serve(7)
+    line.loses = "flushes"
+    await worker.analytics.end()
+    worker.serve(1)
+    line.loses = ""
+    assert await worker.total() == 108
+    assert await other.total() == 108
+    fake_clock.advance(SLOT)
+    assert await worker.total() == await other.total() == 108
+    assert (await other.windows())[2] == 108
+
+
+@pytest.mark.parametrize("ticks", range(10))
+async def test_a_worker_whose_end_is_cancelled_counts_on(ticks: int, crew: list[Worker], fake_clock: FakeClock) -> None:
+    worker, other = crew[:2]
+    worker.serve(100)
+    await worker.analytics.flush()
+    ending = asyncio.create_task(worker.analytics.end())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait([ending])
+    for served in (101, 102, 103):
+        worker.serve(1)
+        assert await worker.total() == await other.total() == served
+        fake_clock.advance(SLOT)
+        assert await worker.total() == await other.total() == served
+
+
+async def test_a_worker_that_was_taken_for_dead_before_it_ends_counts_once(
+    crew: list[Worker], fake_clock: FakeClock
+) -> None:
+    away, other = crew[:2]
+    away.serve(100)
+    await away.analytics.flush()
+    fake_clock.advance(SILENT + 60)
+    away.serve(7)
+    assert await other.total() == 100
+    await away.analytics.end()
+    assert await other.total() == 107
+    assert await other.total() == 107
 
 
 async def test_figures_that_this_version_can_not_read_are_left_out_and_never_retired(

@@ -64,11 +64,14 @@ async def backend(redis_server: RedisServer) -> AsyncIterator[RedisBackend]:
 
 @pytest.mark.asyncio
 async def test_every_key_is_in_one_slot_and_runs_out_by_itself(backend: RedisBackend) -> None:
-    await backend.metrics.flush("a", flush(1, windows={"10s:5": b"w", "1m:0": b"w"}))
+    await backend.metrics.flush("a", flush(1, windows={"10s:5": b"w", "1m:0": b"w", "tail:0": b""}))
+    await backend.metrics.flush("b", flush(1, final=True))
+    assert await backend.metrics.retire((await backend.metrics.totals()).record, b"record", {"a": 1, "b": 1})
     await backend.metrics.seal("1m:0", b"sealed", 1)
     await backend.metrics.seal("1m:1", b"of nobody", 0)
     found = {key: await backend.link.ask("TTL", key) for key in await backend.link.ask("KEYS", "metrics-*{metrics}*")}
-    assert {key.decode().partition("{metrics}:")[2] for key in found} == {"live", "10s:5", "1m:0"}
+    names = {key.decode().partition("{metrics}:")[2] for key in found}
+    assert names == {"live", "gone:a", "gone:b", "10s:5", "1m:0", "tail:0"}
     assert all(ttl > 0 for ttl in found.values())
 
 
@@ -92,8 +95,8 @@ async def test_a_worker_is_forgotten_among_the_gone_in_the_end(
     store = backend.metrics
     for name in ("a", "b"):
         await store.flush(name, flush(1))
-    totals = await store.totals()
-    assert await store.retire(totals.record, b"r", {"a": 1})
+    assert await store.retire((await store.totals()).record, b"r", {"a": 1})
     monkeypatch.setattr(redis_metrics, "GONE_KEPT", -1)
     assert await store.retire((await store.totals()).record, b"r", {"b": 1})
-    assert (await store.flush("a", Flush(2, 0, b"", b"", {}))).accepted
+    assert (await store.flush("a", Flush(2, 0, b"", b"", {}))).retired == (b"total", b"now")
+    assert (await store.flush("b", Flush(2, 0, b"", b"", {}))).accepted

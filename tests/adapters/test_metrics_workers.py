@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
-from tests.adapters.load import poll
+from tests.adapters.load import poll, started
+from tests.asgi import http_scope, send_through
 from tests.servers import RedisServer
+from traffic_cop_middleware import TrafficCop
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -240,6 +243,38 @@ async def test_lost_replies_count_nothing_twice(redis_server: RedisServer) -> No
         await some[0].comes_to(4_000)
         await some[1].end(signal.SIGTERM)
         assert await some[2].total() == 4_000
+
+
+@pytest.mark.asyncio
+async def test_a_last_flush_whose_reply_was_lost_counts_once_when_the_cop_is_opened_again_on_another_loop(
+    redis_server: RedisServer,
+) -> None:
+    def counting(url: str) -> tuple[TrafficCop, Any]:
+        cop = TrafficCop(url, namespace="traffic", deadline=10, metrics=True, metrics_interval=10)
+        return cop, cop.wrap(Starlette())
+
+    async def counted_by(cop: TrafficCop) -> int:
+        counted = await cop.analytics.totals()
+        return sum(series.count for series in counted.figures.requests.values())
+
+    async with Dropping(redis_server.port, 0.0) as proxy:
+        cop, app = counting(proxy.url)
+        other, other_app = counting(redis_server.url)
+
+        async def live(before: int, *, lost: bool) -> None:
+            async with started(app):
+                assert await counted_by(cop) == before
+                for _ in range(5):
+                    await send_through(app, http_scope("/"))
+                proxy.share = float(lost)
+
+        async with started(other_app):
+            for before, lost in ((0, True), (5, True), (10, False)):
+                proxy.share = proxy.dropped = 0
+                await asyncio.to_thread(asyncio.run, live(before, lost=lost))
+                assert bool(proxy.dropped) == lost
+                for _ in range(2):
+                    assert await counted_by(other) == before + 5
 
 
 @pytest.mark.asyncio

@@ -22,9 +22,9 @@ from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
 from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
-from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Now, Recorder
+from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
 from traffic_cop_middleware.abstractions.metrics.sums import summed
-from traffic_cop_middleware.contracts import Flush, MetricsRecord, MetricsStore, Totals, WorkerTotal
+from traffic_cop_middleware.contracts import MetricsRecord, MetricsStore, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger("traffic_cop")
@@ -36,8 +36,6 @@ SETTLED = 2 * MINUTE
 """Seconds after its end from which on a window is as it will stay."""
 RETIRE_PERIOD = 60.0
 """Seconds between two looks for workers that are gone, over all workers together."""
-MOST_KEPT = 32
-"""Settled windows that are kept, so that they are read once."""
 MOST_TURNS = 5
 SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
@@ -64,10 +62,12 @@ class AnalyticsAbstraction:
         self._recorder = recorder
         self._interval = interval
         self._flushing = anyio.Lock()
-        self._acknowledged = -1
+        self._acknowledged = ("", 0)
+        """The worker, and the slot up to which the store has its sum."""
         self._record: MetricsRecord | None = None
         self._heal_until = 0.0
         self._kept: dict[str, Figures] = {}
+        """Settled windows of the last look at the traffic, so that they are read once."""
         self._workers = 1
         # One of its own: the app's may all be busy with its endpoints.
         self._threads = anyio.CapacityLimiter(1)
@@ -86,13 +86,14 @@ class AnalyticsAbstraction:
         """
         recorder = self._recorder
         try:
-            await self._flush(final=False)
+            await self.flush()
             slots, minutes = _windows_at(recorder.slot)
-            windows = await self._windows([*slots, *minutes])
+            tails = [name.replace("1m:", "tail:") for name in minutes]
+            windows = await self._windows([*slots, *minutes, *tails])
             totals = await answered(self._store.totals())
         except StoreError:
             recorder.turn()
-            slots, minutes = _windows_at(recorder.slot)
+            (slots, minutes), tails = _windows_at(recorder.slot), []
             running = Figures()
             running.merge(recorder.running)  # a copy: requests go on writing to it
             windows = await self._in_thread(partial(self._own_windows, [*minutes, *slots], running))
@@ -115,7 +116,7 @@ class AnalyticsAbstraction:
             return (
                 period(slots[-2:], SLOT + elapsed),
                 period(slots[-7:], MINUTE + elapsed),
-                period([*minutes, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
+                period([*minutes, *tails, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
             )
 
         ten, one, fifteen = await self._in_thread(periods)
@@ -138,7 +139,7 @@ class AnalyticsAbstraction:
             StoreUnavailable: the store is away; or it has lost everything a moment ago, and not all workers have
                 written again.
         """
-        await self._flush(final=False)
+        await self.flush()
         totals = await answered(self._store.totals())
         if time.monotonic() < self._heal_until:
             raise StoreUnavailable("the store has lost its counters, and the workers are writing them again")
@@ -168,19 +169,17 @@ class AnalyticsAbstraction:
 
     async def _windows(self, names: Sequence[str]) -> Mapping[str, Figures]:
         """Windows over all workers; those that are settled are read once, and kept."""
-        wanted = [name for name in names if name not in self._kept]
-        parts = await answered(self._store.windows(wanted))
-        read_now = await self._in_thread(partial(_merged_windows, dict(zip(wanted, parts, strict=True))))
-        slot = self._recorder.slot
-        for name, part in zip(wanted, parts, strict=True):
-            if _end_of(name) <= slot * SLOT - SETTLED:
-                while len(self._kept) >= MOST_KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[name] = read_now[name]
-                if len(part) > 1:
-                    blob = await self._in_thread(_encoded, read_now[name])
-                    await answered(self._store.seal(name, blob, len(part)))
-        return {name: read_now[name] if name in read_now else self._kept[name] for name in names}
+        found = {name: self._kept[name] for name in names if name in self._kept}
+        wanted = [name for name in names if name not in found]
+        parts = dict(zip(wanted, await answered(self._store.windows(wanted)), strict=True))
+        found.update(await self._in_thread(partial(_merged_windows, parts)))
+        settled = [name for name in names if _end_of(name) <= self._recorder.slot * SLOT - SETTLED]
+        self._kept = {name: found[name] for name in settled}
+        for name in settled:
+            workers = len(parts.get(name, ()))
+            if workers > 1:
+                await answered(self._store.seal(name, await self._in_thread(_encoded, found[name]), workers))
+        return found
 
     def _own_windows(self, names: Sequence[str], running: Figures) -> Mapping[str, Figures]:
         recorder = self._recorder
@@ -199,21 +198,75 @@ class AnalyticsAbstraction:
         Raises:
             StoreUnavailable: the store is away; what was counted is kept, and written later.
         """
-        await self._flush(final=False)
+        recorder = self._recorder
+        async with self._flushing:
+            recorder.forked()
+            await self._write_last()
+            whole = False
+            for _ in range(MOST_TURNS):
+                recorder.turn()
+                while recorder.behind:
+                    await self._in_thread(recorder.fold)
+                    recorder.turn()
+                now = recorder.now()
+                whole = whole or (now.worker, now.through) != self._acknowledged
+                make = partial(recorder.flush, now, whole=whole)
+                long = whole or recorder.unsent or len(recorder.running.requests) > MOST_INLINE
+                worker, flush = await self._in_thread(make) if long else make()
+                if (worker, flush.through) != (now.worker, now.through):
+                    continue  # the sum goes further by now, and would count that slot twice
+                flushed = await answered(self._store.flush(worker, flush))
+                if worker != recorder.worker:
+                    continue  # on another event loop it was ended meanwhile
+                if flushed.retired is not None:
+                    await self._in_thread(recorder.reborn, *flushed.retired)
+                elif flushed.accepted:
+                    self._acknowledged = (worker, flush.through)
+                    recorder.sent(flush.windows, through=flush.through)
+                    await self._learn(flushed.epoch, flushed.version)
+                    return
+                whole = True
+            raise StoreError("what was counted can't be written: the store wants it whole again and again")
 
     async def end(self) -> None:
-        """Write all there is, for the last time. A store that is away is let be."""
+        """Write all there is, for the last time. A store that is away is let be.
+
+        A process that goes on all the same, as after another start of its app, counts as another worker. What could
+        not be written, or of which that is not known, it writes again.
+        """
+        recorder = self._recorder
         try:
-            await self._flush(final=True)
+            async with self._flushing:
+                recorder.forked()
+                await self._write_last()  # of an end before this one
+                recorder.turn(early=True)
+                await self._write_last()
         except StoreError as exc:
-            log.warning("what this worker has counted since its last flush is lost: %s", exc)
+            log.warning("what this worker has counted since its last flush is lost if its process ends now: %s", exc)
+
+    async def _write_last(self) -> None:
+        """Write the last flush of the worker that this one was before, if it is not known to have come."""
+        recorder = self._recorder
+        if recorder.ending:
+            await self._in_thread(recorder.end)
+        for _ in range(MOST_TURNS):
+            last = recorder.last
+            if last is None:
+                return
+            flushed = await answered(self._store.flush(*last))
+            if flushed.retired is not None:
+                await self._in_thread(recorder.last_less, last, *flushed.retired)
+            elif recorder.last is last:
+                recorder.last = None
+                await self._learn(flushed.epoch, flushed.version)
+        raise StoreError("what was counted before the last end can't be written: the store has it as another's")
 
     async def keep_flushing(self) -> None:
         """Write at every interval, until cancelled."""
         while True:
             await anyio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
             try:
-                await self._flush(final=False)
+                await self.flush()
                 if random.random() * RETIRE_PERIOD * self._workers < self._interval:  # noqa: S311 - by turns
                     totals = await answered(self._store.totals())
                     self._alive(totals)
@@ -222,39 +275,6 @@ class AnalyticsAbstraction:
                 log.debug("not flushed: %s", exc)
             except Exception:
                 log.exception("the metrics were not flushed; they will be the next time")
-
-    async def _flush(self, *, final: bool) -> None:
-        recorder = self._recorder
-        async with self._flushing:
-            recorder.forked()
-            whole = False
-            for _ in range(MOST_TURNS):
-                whole = whole or final
-                recorder.turn(early=final)
-                while recorder.behind:
-                    await self._in_thread(recorder.fold)
-                    recorder.turn()
-                now = recorder.now()
-                whole = whole or now.through != self._acknowledged
-                blobs = partial(_blobs, recorder, now, whole=whole)
-                long = whole or recorder.unsent or len(recorder.running.requests) > MOST_INLINE
-                through, total, windows = await self._in_thread(blobs) if long else blobs()
-                if through != now.through:
-                    continue  # the sum goes further by now, and would count that slot twice
-                recorder.sequence += 1
-                flush = Flush(recorder.sequence, through, total, now.sums, windows, final)
-                flushed = await answered(self._store.flush(recorder.worker, flush))
-                if flushed.retired is not None:
-                    await self._in_thread(recorder.reborn, *flushed.retired)
-                elif flushed.accepted:
-                    self._acknowledged = through
-                    recorder.sent(windows, running=now.slot)
-                    if final:  # whoever goes on counting, as after another start in this process, is another
-                        await self._in_thread(recorder.reborn, total or b"", now.sums)
-                    await self._learn(flushed.epoch, flushed.version)
-                    return
-                whole = True
-            raise StoreError("what was counted can't be written: the store wants it whole again and again")
 
     # Workers that are gone
 
@@ -292,11 +312,6 @@ class AnalyticsAbstraction:
             await answered(self._store.retire(totals.record, value.text(), sequences))
 
 
-def _blobs(recorder: Recorder, now: Now, *, whole: bool) -> tuple[int, bytes | None, Mapping[str, bytes]]:
-    through, total = recorder.total() if whole else (recorder.through, None)
-    return through, total, {f"10s:{now.slot}": encode(now.packed), **recorder.windows()}
-
-
 def _retired(record: MetricsRecord, gone: Mapping[str, WorkerTotal]) -> Gone:
     blobs = [blob for each in gone.values() for blob in (each.total, each.now) if blob]
     return with_workers(read(record.value, record.epoch), blobs)
@@ -324,7 +339,7 @@ def _merged_windows(windows: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, 
     found = {}
     for name, parts in windows.items():
         figures = found[name] = Figures()
-        for blob in parts.values():
+        for blob in filter(None, parts.values()):
             _merge(figures, blob)
     return found
 

@@ -19,7 +19,7 @@ class Flush(NamedTuple):
 
     `sequence` counts its writes; an older one never replaces a newer one. `total` is what it counted up to the slot
     `through` (`None`: as written before), `now` what came after that, `windows` its part of each by name. With `final`
-    nothing will come after this.
+    nothing will come after this, but perhaps the same again.
     """
 
     sequence: int
@@ -36,7 +36,7 @@ class Flushed(NamedTuple):
     Not `accepted`: the store has no `total` up to that slot, so nothing but the windows was written; it is to be sent
     along. `epoch` says when the store began (microseconds), another one that it lost everything; `version` is that of
     the record. `retired`: this worker was taken for dead, and its `total` and `now` went into the record; nothing was
-    written.
+    written. Where its final flush went into the record, it is `accepted`, and nothing is written either.
     """
 
     accepted: bool
@@ -99,7 +99,7 @@ class MetricsStore(Protocol):
         """Write the record's next version, and forget these workers (with the sequence that is in it) in one operation.
 
         False, and nothing done, where the record is no longer `at` that epoch and version, or a worker has written
-        since.
+        since. That they are in the record is known for a day, should one of them come back or repeat its final flush.
         """
         ...
 

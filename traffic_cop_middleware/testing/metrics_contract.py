@@ -135,6 +135,20 @@ class MetricsStoreContract:
         assert (await _flush(store, "a2", flush(1))).accepted
 
     @pytest.mark.asyncio
+    async def test_a_final_flush_that_is_repeated_when_its_worker_is_in_the_record_changes_nothing(
+        self, store: MetricsStore
+    ) -> None:
+        late, last = flush(1, windows={"10s:1": b"late"}), flush(2, final=True, windows={"10s:1": b"last"})
+        for _ in range(2):
+            assert (await _flush(store, "a", last)).accepted
+        assert await _retire(store, (await _totals(store)).record, b"with a", {"a": 2})
+        for again in (last, late, last):
+            flushed = await _flush(store, "a", again)
+            assert (flushed.accepted, flushed.retired, flushed.version) == (True, None, 1)
+        assert (await _totals(store)).workers == {}
+        assert await _windows(store, "10s:1") == [{"a": b"last"}]
+
+    @pytest.mark.asyncio
     async def test_a_flush_tells_of_the_record_that_there_is(self, store: MetricsStore) -> None:
         first = await _flush(store, "a", flush(1))
         assert first.version == 0
@@ -157,7 +171,7 @@ class MetricsStoreContract:
         ]
 
     @pytest.mark.asyncio
-    async def test_a_sealed_window_is_one_until_another_worker_writes(self, store: MetricsStore) -> None:
+    async def test_a_sealed_window_is_one_until_a_worker_writes(self, store: MetricsStore) -> None:
         for worker in ("a", "b"):
             await _flush(store, worker, flush(1, windows={"1m:3": worker.encode()}))
         await answered(store.seal("1m:3", b"ab", 2))
@@ -166,6 +180,8 @@ class MetricsStoreContract:
         assert await _windows(store, "1m:3") == [{"a": b"a", "b": b"b", "late": b"late"}]
         await answered(store.seal("1m:3", b"all", 3))
         assert await _windows(store, "1m:3") == [{SEALED: b"all"}]
+        await _flush(store, "a", flush(2, windows={"1m:3": b"more"}))
+        assert await _windows(store, "1m:3") == [{"a": b"more", "b": b"b", "late": b"late"}]
 
     @pytest.mark.asyncio
     async def test_a_window_of_others_or_of_nobody_is_not_sealed(self, store: MetricsStore) -> None:

@@ -5,6 +5,11 @@ they are put aside untouched, and `fold` adds them to their minute and to the su
 figures that no request writes to any more, and may run in a thread.
 
 Invariant: the sum, the slots put aside and the running slot together hold each request once.
+
+A window is written when it is over, a minute after each of its slots. So that a worker which is killed takes along no
+more than what came after its last flush, the running slot is written as a window of its own, and as the *tail* of its
+minute, too. Each flush that adds a slot to its minute replaces the tail, so a minute and its tail hold each request of
+the worker once.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from traffic_cop_middleware.abstractions.metrics.families import counted_by
 from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name, encode
 from traffic_cop_middleware.abstractions.metrics.series import OTHER_METHOD, OVERFLOW, Key, Series
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
-from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.contracts import Event, Flush
 
 SLOT, MINUTE = 10, 60
 """Seconds."""
@@ -34,10 +39,18 @@ MOST_ASIDE = 6
 class Now(NamedTuple):
     """The running slot as it is at a moment: as sums (a blob), and packed. The sum goes `through` the slot before."""
 
+    worker: str
     slot: int
     through: int
     sums: bytes
     packed: list[Any]
+
+
+class WorkerFlush(NamedTuple):
+    """What is to be written, and under which worker's name."""
+
+    worker: str
+    flush: Flush
 
 
 class Recorder:
@@ -82,8 +95,12 @@ class Recorder:
         self._slots: dict[int, Figures] = {}
         self._minutes: dict[int, Figures] = {}
         self._encoded: tuple[int, bytes] | None = None
-        self.unsent: dict[str, None] = {}
-        """Slots and minutes that are over, by the names of their windows, which nobody has acknowledged yet."""
+        self.unsent: dict[str, int] = {}
+        """The windows that are over and not acknowledged as they are, and the last slot that is in each."""
+        self.ending = False
+        """Whether this worker's last slot is over, and nothing may be written but its last flush."""
+        self.last: WorkerFlush | None = None
+        """The last flush of the worker that this one was before, until it is known to have come."""
 
     def forked(self) -> None:
         """A process that was forked off counts for itself: what its parent has counted is the parent's."""
@@ -97,7 +114,11 @@ class Recorder:
     # Counting
 
     def turn(self, *, early: bool = False) -> None:
-        """Begin a new slot if the running one is over, or is to be. A clock that went back changes nothing."""
+        """Begin a new slot if the running one is over, or is the last one of this worker, and to end `early`.
+
+        A clock that went back changes nothing.
+        """
+        self.ending = self.ending or early
         now = max(self.clock(), float(self.slot * SLOT))
         if now < self.ends and not early:
             return
@@ -152,7 +173,7 @@ class Recorder:
                     self._slots[slot].merge(figures)
                 else:
                     self._slots[slot] = figures
-                self.unsent[f"10s:{slot}"] = None
+                self.unsent[f"10s:{slot}"] = slot
                 minute = slot * SLOT // MINUTE
                 known = self._minutes.get(minute)
                 if known is None:
@@ -173,7 +194,19 @@ class Recorder:
                 first, last = aside[0][0] * SLOT // MINUTE, aside[-1][0] * SLOT // MINUTE
                 for minute in self._minutes:
                     if first <= minute <= last:
-                        self.unsent[f"1m:{minute}"] = None
+                        self.unsent[f"1m:{minute}"] = self.through
+
+    def flush(self, now: Now, *, whole: bool) -> WorkerFlush:
+        """What to write: the running slot as it was `now`, what is unsent, and if it is to be `whole`, the sum.
+
+        It is of no use where its worker and `through` are no longer those of `now`. May run in a thread.
+        """
+        with self._lock:
+            through, total = self.total() if whole else (self.through, None)
+            self.sequence += 1
+            running = encode(now.packed)
+            windows = {**self.windows(), f"10s:{now.slot}": running, f"tail:{now.slot * SLOT // MINUTE}": running}
+            return WorkerFlush(self.worker, Flush(self.sequence, through, total, now.sums, windows))
 
     def total(self) -> tuple[int, bytes]:
         """The sum as a blob, and the last slot that is in it. May run in a thread."""
@@ -193,8 +226,9 @@ class Recorder:
 
     def now(self) -> Now:
         """What is not in the sum yet, the running slot, and what is under way."""
-        self.running.gauges = self.under_way().gauges
-        return Now(self.slot, self.through, encode_sums(self.running), self.running.packed())
+        with self._lock:  # while somebody folds, a slot is neither aside nor in the sum
+            self.running.gauges = self.under_way().gauges
+            return Now(self.worker, self.slot, self.through, encode_sums(self.running), self.running.packed())
 
     def under_way(self) -> Figures:
         """What is under way, alone."""
@@ -207,18 +241,19 @@ class Recorder:
     def windows(self) -> Mapping[str, bytes]:
         """The windows that are over and not acknowledged, as blobs. May run in a thread.
 
-        A minute is among them after each of its slots.
+        A minute is among them after each of its slots, and then its tail holds nothing.
         """
         with self._lock:
             own = {name: self.own(name) for name in self.unsent}
-            return {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+            found = {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+            return found | {name.replace("1m:", "tail:"): b"" for name in found if name.startswith("1m:")}
 
-    def sent(self, names: Iterable[str], *, running: int) -> None:
-        """These windows were acknowledged; of the slot that was `running` only what there was then."""
+    def sent(self, names: Iterable[str], *, through: int) -> None:
+        """These windows were acknowledged, with what there was of them when the sum went `through` that slot."""
         with self._lock:
             for name in names:
-                if name != f"10s:{running}" or self.slot == running:
-                    self.unsent.pop(name, None)
+                if name in self.unsent and self.unsent[name] <= through:
+                    del self.unsent[name]
 
     def own(self, name: str) -> Figures | None:
         """A window of this worker that is over, by its name."""
@@ -226,15 +261,51 @@ class Recorder:
         with self._lock:
             return (self._slots if kind == "10s" else self._minutes).get(int(number))
 
+    # Becoming another worker
+
     def reborn(self, total: bytes, now: bytes) -> None:
         """What this worker had written stays where it is without it: count on without that, as another worker."""
         with self._lock:
             self.fold()
-            gone = summed([(blob, False) for blob in (total, now) if blob], unreadable=strict)
-            self._sum.merge(gone, sign=-1)
-            self._encoded = None
-            self._slots.clear()
-            self._minutes.clear()
-            self.unsent.clear()
-            self.worker = secrets.token_hex(8)
-            self.sequence = 0
+            self._sum = _rest(self._sum, total, now)
+            self._begin_anew()
+
+    def end(self) -> None:
+        """After a `turn` that was early: make of all that was counted the `last` flush, and count on as another worker.
+
+        The last flush may be written as often as need be, and under its name nothing else will be: so it does not
+        matter whether a reply was lost, nor whether others have put it into the record since. May run in a thread.
+        """
+        with self._lock:
+            if not self.ending:
+                return  # another event loop was faster
+            self.ending = False
+            self.fold()
+            through, total = self.total()
+            nothing = encode_sums(Figures())
+            flush = Flush(self.sequence + 1, through, total, nothing, self.windows(), final=True)
+            self.last = WorkerFlush(self.worker, flush)
+            self._sum = Figures()
+            self.through -= 1  # the rest of that slot is still to come
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._encoded = None
+        self._slots.clear()
+        self._minutes.clear()
+        self.unsent.clear()
+        self.worker = secrets.token_hex(8)
+        self.sequence = 0
+
+    def last_less(self, last: WorkerFlush, total: bytes, now: bytes) -> None:
+        """What the worker of this `last` flush had written before stays without it: write the rest, by another name."""
+        with self._lock:
+            if self.last is last:
+                rest = _rest(summed([(last.flush.total or b"", False)], unreadable=strict), total, now)
+                flush = last.flush._replace(sequence=1, total=encode_sums(rest), windows={})
+                self.last = WorkerFlush(secrets.token_hex(8), flush)
+
+
+def _rest(whole: Figures, total: bytes, now: bytes) -> Figures:
+    whole.merge(summed([(blob, False) for blob in (total, now) if blob], unreadable=strict), sign=-1)
+    return whole

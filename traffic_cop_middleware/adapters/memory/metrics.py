@@ -17,6 +17,8 @@ from traffic_cop_middleware.contracts import (
 
 MOST_WINDOWS = 24
 """How many windows of a kind are kept, the newest ones."""
+MOST_GONE = 1_000
+"""Workers of which it is known that they are in the record, the latest ones."""
 
 
 @dataclass(slots=True)
@@ -37,21 +39,23 @@ class MemoryMetrics:
         self._clock = clock
         self._epoch = int(clock() * MICRO)
         self._workers: dict[str, Written] = {}
-        self._retired: dict[str, tuple[bytes, bytes]] = {}
+        self._gone: dict[str, tuple[bytes, bytes] | None] = {}
+        """Who is in the record; with what, if it may only have been away."""
         self._version = 0
         self._record = b""
         self._windows: dict[str, dict[str, bytes]] = {}
-        self._sealed: dict[str, tuple[int, bytes]] = {}
+        self._sealed: dict[str, bytes] = {}
 
     def flush(self, worker: str, flush: Flush) -> Flushed:
-        retired = self._retired.get(worker)
-        if retired is not None:
-            return Flushed(False, self._epoch, self._version, retired)
+        if worker in self._gone:
+            retired = self._gone[worker]
+            return Flushed(retired is None, self._epoch, self._version, retired)
         known = self._workers.get(worker)
         if known is not None and known.flush.sequence >= flush.sequence:
             return Flushed(True, self._epoch, self._version)
         for name, part in flush.windows.items():
             self._window(name)[worker] = part
+            self._sealed.pop(name, None)
         if flush.total is None and (known is None or known.flush.through != flush.through):
             return Flushed(False, self._epoch, self._version)
         total = flush.total if flush.total is not None or known is None else known.total
@@ -91,8 +95,9 @@ class MemoryMetrics:
             return False
         for name in workers:
             gone = self._workers.pop(name)
-            if not gone.flush.final:
-                self._retired[name] = (gone.total, gone.flush.now)
+            self._gone[name] = None if gone.flush.final else (gone.total, gone.flush.now)
+        for name in [*self._gone][:-MOST_GONE]:
+            del self._gone[name]
         self._version += 1
         self._record = value
         return True
@@ -100,11 +105,10 @@ class MemoryMetrics:
     def windows(self, names: Sequence[str]) -> Sequence[Mapping[str, bytes]]:
         found: list[Mapping[str, bytes]] = []
         for name in names:
-            parts = self._windows.get(name, {})
-            workers, sealed = self._sealed.get(name, (0, b""))
-            found.append({SEALED: sealed} if workers and workers == len(parts) else dict(parts))
+            sealed = self._sealed.get(name)
+            found.append({SEALED: sealed} if sealed is not None else dict(self._windows.get(name, {})))
         return found
 
     def seal(self, name: str, value: bytes, workers: int) -> None:
         if workers and workers == len(self._windows.get(name, ())):
-            self._sealed[name] = (workers, value)
+            self._sealed[name] = value

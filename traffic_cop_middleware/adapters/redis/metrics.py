@@ -1,7 +1,8 @@
 """What the workers have counted, in Redis: each writes its own fields, by one script (metrics_flush.lua).
 
-Keys, all in one slot: `<namespace>:{metrics}:live` and `:gone` (hashes), and a hash per window, `:10s:<slot>` and
-`:1m:<minute>`, with a field per worker. Many workers are read in pages, so that no reply keeps others waiting for long.
+Keys, all in one slot: `<namespace>:{metrics}:live`; a hash per window, `:10s:<slot>`, `:1m:<minute>` and
+`:tail:<minute>`, with a field per worker; for a day `:gone:<worker>` of each that went into the record. Many workers
+are read in pages, so that no reply keeps others waiting for long.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
 from traffic_cop_middleware.adapters.redis.link import Link
-from traffic_cop_middleware.contracts import MICRO, SEALED, Flush, Flushed, MetricsRecord, Totals, WorkerTotal
+from traffic_cop_middleware.contracts import MICRO, Flush, Flushed, MetricsRecord, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError
 
 FLUSH, RETIRE = Script("metrics_flush.lua"), Script("metrics_retire.lua")
@@ -21,8 +22,8 @@ READ, SEAL = Script("metrics_read.lua"), Script("metrics_seal.lua")
 KEPT = 30 * 86_400
 """Seconds that totals are kept when nobody writes any more."""
 GONE_KEPT = 86_400
-"""Seconds that a worker which was taken for dead may still come back without being counted twice."""
-WINDOWS_KEPT = {"10s": 240, "1m": 1_500}
+"""Seconds that a worker which is in the record may still come back, or repeat itself, without being counted twice."""
+WINDOWS_KEPT = {"10s": 240, "1m": 1_500, "tail": 1_500}
 """Seconds that a window of a kind is kept after the last write."""
 PAGE = 32
 """Workers that one question asks for."""
@@ -38,7 +39,9 @@ class RedisMetrics:
         self._link = link
         self._prefix = f"{namespace}:{{metrics}}:"
         self._live = f"{self._prefix}live"
-        self._gone = f"{self._prefix}gone"
+
+    def _gone(self, worker: str) -> str:
+        return f"{self._prefix}gone:{worker}"
 
     def flush(self, worker: str, flush: Flush) -> asyncio.Future[Flushed]:
         kept = {name: WINDOWS_KEPT[name.partition(":")[0]] for name in flush.windows}
@@ -54,7 +57,7 @@ class RedisMetrics:
             KEPT,
             *windows,
         ]
-        keys = [self._live, self._gone, *(self._prefix + name for name in flush.windows)]
+        keys = [self._live, self._gone(worker), *(self._prefix + name for name in flush.windows)]
         return FLUSH.ask(self._link, keys, arguments, _flushed)
 
     def totals(self) -> Awaitable[Totals]:
@@ -92,7 +95,7 @@ class RedisMetrics:
     def retire(self, at: MetricsRecord, value: bytes, workers: Mapping[str, int]) -> asyncio.Future[bool]:
         pairs = [part for pair in workers.items() for part in pair]
         arguments: list[Any] = [at.epoch, at.version, value, GONE_KEPT, *pairs]
-        return RETIRE.ask(self._link, (self._live, self._gone), arguments, bool)
+        return RETIRE.ask(self._link, (self._live, *map(self._gone, workers)), arguments, bool)
 
     def windows(self, names: Sequence[str]) -> Awaitable[Sequence[Mapping[str, bytes]]]:
         """As in the contract: one round trip."""
@@ -105,11 +108,7 @@ class RedisMetrics:
     async def _windows(asked: Sequence[asyncio.Future[Any]]) -> Sequence[Mapping[str, bytes]]:
         found: list[Mapping[str, bytes]] = []
         for (flat,) in await asyncio.gather(*asked):
-            parts = {text_of(name): part for name, part in zip(flat[::2], flat[1::2], strict=True)}
-            if len(parts) > 1:
-                parts.pop(SEALED, None)  # somebody has written since
-                parts.pop(f"{SEALED}workers", None)
-            found.append(parts)
+            found.append({text_of(name): part for name, part in zip(flat[::2], flat[1::2], strict=True)})
         return found
 
     def seal(self, name: str, value: bytes, workers: int) -> asyncio.Future[Any]:

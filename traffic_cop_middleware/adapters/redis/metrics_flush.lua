@@ -2,26 +2,27 @@
 --
 -- Theory of operation. `live` has three fields per worker: "w:<worker>" is the header "<sequence> <through> <final>
 -- <microseconds>", "t:<worker>" its sum up to the slot `through`, "n:<worker>" what came after that. All of it is
--- absolute, so a call that is repeated writes the same again. `gone` has, by the same names, the sums of workers that
--- were taken for dead (metrics_retire.lua) until they are forgotten.
+-- absolute, so a call that is repeated writes the same again. `gone` is there of a worker that is in the record
+-- (metrics_retire.lua): with what went in ("t", "n") if it was taken for dead, and with "final" if it had ended.
 --
 -- Invariants. The sum and what came after it are of one flush, so together they hold each request once: without a sum
--- that goes up to the slot that this flush says nothing of `live` is written. A header's sequence only grows. Who stands
--- in `gone` writes nothing.
+-- that goes up to the slot that this flush says nothing of `live` is written. A header's sequence only grows. Who is
+-- gone writes nothing: all that it ever wrote is in the record, or it hears what is.
 --
--- KEYS   [1] live, [2] gone, [3…] windows: one slot
+-- KEYS   [1] live, [2] gone of this worker, [3…] windows: one slot
 -- ARGV   [1] worker, [2] sequence, [3] through, [4] 1 for a final flush, [5] 1 if there is a sum, [6] the sum, [7] what
 --        came after it, [8] seconds that `live` is kept, then for each window: the part, seconds that it is kept
--- reply  {1 if `live` was written (or is newer), epoch, version of the record, sum, after}: the last two for who is gone
+-- reply  {1 if `live` was written (or is newer, or the final flush is in the record), epoch, version of the record, sum,
+--        after}: the last two for who was taken for dead
 local worker = ARGV[1]
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
 redis.call('HSETNX', KEYS[1], 'epoch', now)
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
-if redis.call('HEXISTS', KEYS[2], 'w:' .. worker) == 1 then
-  return {0, epoch, version, redis.call('HGET', KEYS[2], 't:' .. worker) or '', redis.call('HGET', KEYS[2], 'n:' .. worker) or ''}
-end
+local gone = redis.call('HMGET', KEYS[2], 'final', 't', 'n')
+if gone[1] then return {1, epoch, version} end
+if gone[2] then return {0, epoch, version, gone[2], gone[3]} end
 local header = redis.call('HGET', KEYS[1], 'w:' .. worker)
 local sequence, through = nil, nil
 if header then
@@ -31,6 +32,7 @@ if sequence and tonumber(sequence) >= tonumber(ARGV[2]) then
   return {1, epoch, version}
 end
 for i = 3, #KEYS do
+  redis.call('HDEL', KEYS[i], '=')  -- what it was sealed as (metrics_seal.lua)
   redis.call('HSET', KEYS[i], worker, ARGV[9 + (i - 3) * 2])
   redis.call('EXPIRE', KEYS[i], ARGV[10 + (i - 3) * 2])
 end

@@ -10,12 +10,8 @@ local now = string.format('%.0f', time[1] * 1000000 + time[2])
 if ARGV[1] == 'windows' then
   local windows = {}
   for i, key in ipairs(KEYS) do
-    local sealed = redis.call('HMGET', key, '=', '=workers')
-    if sealed[1] and sealed[2] and tonumber(sealed[2]) == redis.call('HLEN', key) - 2 then
-      windows[i] = {'=', sealed[1]}
-    else
-      windows[i] = redis.call('HGETALL', key)
-    end
+    local sealed = redis.call('HGET', key, '=')
+    windows[i] = sealed and {'=', sealed} or redis.call('HGETALL', key)
   end
   return windows
 end
