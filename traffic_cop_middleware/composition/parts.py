@@ -18,6 +18,7 @@ from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import Heard, MessagingAbstraction
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
@@ -35,7 +36,7 @@ from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
 from traffic_cop_middleware.composition.workers import sign_of_several
-from traffic_cop_middleware.contracts import Backend, Changes, DocumentStore, Message, StateStore
+from traffic_cop_middleware.contracts import Backend, Changes, DocumentStore, Lease, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
@@ -49,6 +50,8 @@ RESETS = "limits.reset"
 """The topic on which a worker tells which buckets it has filled up."""
 FIRST_OPEN_PATIENCE = 0.05
 """Seconds that a first request waits for the backend where no lifespan opened it; the deadline bounds what follows."""
+CHORES, CHORES_LEASE = "state-chores", 30.0
+"""The lease of whoever pushes state again and cleans up, and its seconds."""
 LAST_FLUSH = 5.0
 """Seconds that a shutdown gives to what still waits for the documents."""
 START_PATIENCE = 1.0
@@ -286,8 +289,17 @@ class Opened:
         async with anyio.create_task_group() as tasks:
             if state.house.flusher is not None:
                 tasks.start_soon(state.house.flusher.run)
-            if self._pushes is not None and self._settings.state.services:
-                tasks.start_soon(self._pushes.keep_trying)
+            leases = self.backend.leases
+            if leases is not None and self._settings.state.works:
+                tasks.start_soon(Leader(leases, CHORES, self._chores, ttl=CHORES_LEASE).run)
+
+    async def _chores(self, lease: Lease) -> None:
+        """What one worker does for all: nothing of it is wrong if two do it, so no token is asked for."""
+        if self.state is not None and self._pushes is not None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.state.house.keep_clean)
+                if self._settings.state.services:
+                    tasks.start_soon(self._pushes.keep_trying)
 
     def listen_no_more(self) -> None:
         """Hear no longer what other workers tell."""

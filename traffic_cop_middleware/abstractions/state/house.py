@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,10 @@ from traffic_cop_middleware.errors import StoreError
 log = logging.getLogger("traffic_cop.state")
 
 NEAR_ITEMS = 10_000
+CLEAN_UP_PERIOD = 3600.0
+EXPIRED_FOR = 86_400.0
+TOMBSTONES_FOR = 7 * 86_400.0
+"""Seconds that the documents keep what expired or was deleted: what still waits in an outbox may be older."""
 
 
 def session_key(claims: Mapping[str, Any], id: str) -> StateKey:
@@ -71,6 +76,16 @@ class StateHouse:
     def lasts(self) -> bool:
         """Whether what is written can wait in an outbox for documents that last."""
         return self.flusher is not None
+
+    async def keep_clean(self) -> None:
+        """Remove now and then from the documents what expired, and what tells that something was deleted."""
+        while self._lasting is not None:
+            await anyio.sleep(CLEAN_UP_PERIOD * random.uniform(0.5, 1.5))  # noqa: S311 - the workers take turns
+            now = self.now()
+            try:
+                await self._lasting.clean_up(now=now - EXPIRED_FOR, tombstones_before=now - TOMBSTONES_FOR)
+            except StoreError as exc:
+                log.warning("the documents could not be cleaned up (%s); the next time will do", exc)
 
     async def end(self, *, within: float) -> None:
         """Flush what waits, as far as that comes to an end within so many seconds; the rest waits on for another.
