@@ -101,7 +101,7 @@ class SqliteBackend:
     """`Backend` with buckets and nothing else."""
 
     live_workers: int | None = None
-    sessions = session_routes = records = metrics = bus = leases = None
+    sessions = session_routes = records = metrics = bus = leases = state = None
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, path: str) -> None:

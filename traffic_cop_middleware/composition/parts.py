@@ -129,6 +129,7 @@ class Opened:
             "_pushes",
             "_scope",
             "_settings",
+            "_state_is_shared",
             "_unsubscribe",
             "_working",
             "analytics",
@@ -184,10 +185,12 @@ class Opened:
         self.documents = documents
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None
+        self._state_is_shared = False
         self._pushes: StatePushes | None = None
         self._scope: tuple[anyio.CancelScope, anyio.Event] | None = None
-        if backend.state is not None and documents is not None:
-            self._open_state(backend.state, documents.documents, observers)
+        store = getattr(backend, "state", None)  # one of a third party may be older than that
+        if store is not None and documents is not None:
+            self._open_state(store, documents.documents, observers)
         self._messaging: MessagingAbstraction | None = None
         if watched and backend.records is not None:
             self._messaging = MessagingAbstraction(backend.records, backend.bus)
@@ -264,6 +267,7 @@ class Opened:
             clock=self.backend.clock,
             near_items=self._settings.state.near_items,
         )
+        self._state_is_shared = store.shared
         self._pushes = StatePushes(house, self._settings.state.services, emit=observers.emit)
         self.state = StateManagementAbstraction(house, self._pushes)
         if self._has_sessions:
@@ -272,7 +276,7 @@ class Opened:
     @property
     def works_by_itself(self) -> bool:
         """Whether `work` runs from the beginning on; else a lifespan runs it, on whatever event loop that has."""
-        return self.backend.state is not None and self.backend.state.shared
+        return self.state is not None and self._state_is_shared
 
     async def work(self) -> None:
         """Take state to its documents, and push again what services did not take; until cancelled."""
@@ -289,7 +293,7 @@ class Opened:
         async with anyio.create_task_group() as tasks:
             if state.house.flusher is not None:
                 tasks.start_soon(state.house.flusher.run)
-            leases = self.backend.leases
+            leases = getattr(self.backend, "leases", None)
             if leases is not None and self._settings.state.works:
                 tasks.start_soon(Leader(leases, CHORES, self._chores, ttl=CHORES_LEASE).run)
 

@@ -28,17 +28,18 @@ async def run_lifespan(
     close_parts: Callable[[], Awaitable[None]],
     work: Work | None = None,
 ) -> None:
-    """Open, run the app's lifespan, close. What fails before the app's start goes out as a failed start-up.
+    """Open, run the app's lifespan, close. What fails before the app's start goes out as a failed start-up, and is
+    raised.
 
     `work` runs beside the app, and is cancelled at its end.
     """
     first: Message | None = await receive()
     try:
         await open_parts()
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it is told as a failed start
+    except Exception as exc:
         text = f"Traffic Cop: {exc}" if isinstance(exc, ConfigurationError) else traceback.format_exc()
         await send({"type": "lifespan.startup.failed", "message": text})
-        return
+        raise  # as Starlette does: a server has the message already, and a TestClient would wait for ever
     is_open = True
 
     async def close() -> None:
