@@ -34,10 +34,12 @@ def websocket_scope(path: str = "/", **more: Any) -> dict[str, Any]:
     return scope
 
 
-async def send_through(app: Any, scope: Scope, messages: Iterable[Message] = ()) -> list[Message]:
-    """Everything the app sends, given these messages (by default an empty body)."""
+async def send_through(
+    app: Any, scope: Scope, messages: Iterable[Message] = (), sent: list[Message] | None = None
+) -> list[Message]:
+    """Everything the app sends, given these messages (by default an empty body); also in `sent`, if that is given."""
     incoming = iter(messages or [{"type": "http.request", "body": b"", "more_body": False}])
-    sent: list[Message] = []
+    sent = [] if sent is None else sent
 
     async def receive() -> Message:
         return next(incoming, {"type": "http.disconnect"})

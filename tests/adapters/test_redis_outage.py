@@ -37,7 +37,7 @@ from tests.adapters.load import (
 )
 from tests.asgi import http_scope, send_through, status
 from tests.servers import RedisServer, free_port
-from traffic_cop_middleware import TrafficCop, by_everyone, limit
+from traffic_cop_middleware import ConfigurationError, TrafficCop, by_everyone, limit
 from traffic_cop_middleware.adapters import redis as adapter
 from traffic_cop_middleware.contracts import Event
 
@@ -373,7 +373,8 @@ def test_a_start_that_redis_refuses_fails_with_the_reason_and_without_the_passwo
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+        with contextlib.suppress(ConfigurationError):  # raised after it was told
+            await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
         return sent
 
     async def scenario() -> None:
@@ -409,7 +410,8 @@ def test_a_refused_start_leaves_no_connection() -> None:
             async def send(message: Any) -> None:
                 sent.append(message)
 
-            await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+            with pytest.raises(ConfigurationError, match="WRONGPASS|invalid username"):
+                await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
             assert sent[0]["type"] == "lifespan.startup.failed"
             await poll(lambda: not server.talks)
 
@@ -428,7 +430,8 @@ def test_redis_on_trio_fails_at_the_start_and_says_what_to_do(own_redis: RedisSe
     async def send(message: Any) -> None:
         sent.append(message)
 
-    trio.run(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    with pytest.raises(ConfigurationError, match="needs asyncio"):
+        trio.run(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
     assert sent[0]["type"] == "lifespan.startup.failed"
     assert "needs asyncio, and this app runs on trio" in sent[0]["message"]
     assert "memory://" in sent[0]["message"]

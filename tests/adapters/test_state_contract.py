@@ -1,4 +1,7 @@
-"""The contract suites of `StateStore` and `Outbox` on every adapter (memory, real Redis), and what holds for each."""
+"""The contract suites of `StateStore` and `Outbox` on memory and on real Redis.
+
+Not on fakeredis: it has no CLIENT TRACKING, and hangs up where a script hears that a consumer group is missing.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
 from traffic_cop_middleware.adapters.redis import open as open_redis
+from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.contracts import Item, StateStore
 from traffic_cop_middleware.testing import FakeClock, OutboxContract, StateStoreContract
 from traffic_cop_middleware.testing.outbox_contract import Filling
@@ -51,6 +55,12 @@ async def workers(url: str, *, number: int = WORKERS, deadline: float = DEADLINE
 
 
 class TestRedis(StateStoreContract):
+    more_than_remembered = 1_500
+
+    @pytest.fixture(autouse=True)
+    def forgetful(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(redis_state, "MOST_CHANGES", 1_000)
+
     @pytest_asyncio.fixture
     async def stores(self, redis_server: RedisServer) -> AsyncIterator[Sequence[StateStore]]:
         async with workers(redis_server.url) as backends:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.adapters.load import poll
 from tests.adapters.test_state_contract import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.redis import RedisBackend, state_outbox
@@ -422,3 +424,46 @@ async def test_a_watcher_that_is_far_behind_reads_all_in_pages(
     heard = await changed(state, cursor)
     assert sorted(change.version for change in heard.changes) == sorted(versions)
     assert len((await changed(state, cursor, most=150)).changes) == 150
+
+
+# What is allowed
+
+
+def commands_of_the_readme() -> list[str]:
+    """What the README says that an ACL user needs, all parts of it."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    passage = text[text.index("An ACL user needs") : text.index("limits hold without the further parts")]
+    return [word for part in passage.split("`")[1::2] for word in part.split()]
+
+
+@pytest.mark.asyncio
+async def test_a_user_who_may_do_what_the_readme_says_needs_no_more_for_state(redis_server: RedisServer) -> None:
+    words = [word.replace("tc:", "state-") for word in commands_of_the_readme()]
+    assert "+xreadgroup" in words
+    redis_server.command("ACL", "SETUSER", "app", "on", ">secret", "resetchannels", *words)
+    try:
+        async with workers(redis_server.url.replace("//", "//app:secret@"), number=1) as (backend,):
+            state = backend.state
+            heard: list[object] = []
+            state.invalidations(heard.append)
+            await poll(lambda: state.tracking.on)
+            now = (await put(state, at("a"), "1", tier="delayed")).written_at
+            item = await put(state, at("b"), "1", tier="delayed", expires_at=now + FAR)
+            cached = await put(state, at("c"), "1", expires_at=now + FAR)
+            await backend.link.ask("DEL", key_of(backend, at("c")))
+            assert [each.key.key for each in await listed(state)] == ["a", "b"]
+            assert (await changed(state, (await changed(state, None)).cursor)).changes == []
+            first, second = await claim_all(state.outbox)
+            assert len(await state.outbox.claim("two", most=10, idle=0)) == 2
+            await state.outbox.settle([first])
+            await state.outbox.bury(second, "why")
+            assert await state.outbox.revive([entry.id for entry, _ in await state.outbox.dead()]) == 1
+            await settle(backend)
+            assert await state.outbox.waiting() == 0
+            await state.warm([cached, item])
+            await state.forget(at("c"), version=cached.version)
+            await put(state, at("a"), None)
+            assert await load(state, at("c")) is None
+            await poll(lambda: len(heard) > 1)
+    finally:
+        redis_server.command("ACL", "DELUSER", "app")

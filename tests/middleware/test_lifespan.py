@@ -111,8 +111,12 @@ async def test_what_fails_in_our_start_goes_out_as_a_failed_start(monkeypatch: p
 
     monkeypatch.setattr("traffic_cop_middleware.adapters.memory.open", lambda url, **options: Refusing())
     app = TrafficCop(limits="9/minute").wrap(Starlette())
-    sent = await send_through(app, {"type": "lifespan", "state": {}}, STARTUP_AND_SHUTDOWN)
+    sent: list[Any] = []
+    with pytest.raises(ConfigurationError, match="the password is wrong"):
+        await send_through(app, {"type": "lifespan", "state": {}}, STARTUP_AND_SHUTDOWN, sent)
     assert sent == [{"type": "lifespan.startup.failed", "message": "Traffic Cop: the password is wrong"}]
+    with pytest.raises(ConfigurationError, match="the password is wrong"), TestClient(app):
+        raise AssertionError("it has started")
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
@@ -500,7 +501,8 @@ async def started(app: ASGIApp) -> Message:
     async def send(message: Message) -> None:
         first.append(message)
 
-    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    with contextlib.suppress(ConfigurationError):  # raised after it was told
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
     return first[0]
 
 

@@ -87,6 +87,9 @@ class StateStoreContract:
                 return [MyState()]
     """
 
+    more_than_remembered = 12_000
+    """So many changes of one item that the first of them are forgotten."""
+
     @pytest.fixture
     def store(self, stores: Sequence[StateStore]) -> StateStore:
         return stores[0]
@@ -528,7 +531,7 @@ class StateStoreContract:
         self, store: StateStore
     ) -> None:
         cursor = (await changed(store, None)).cursor
-        for start in range(0, 12_000, 500):
+        for start in range(0, self.more_than_remembered, 500):
             asked = [store.write(at("hot"), str(number), tier="cache") for number in range(start, start + 500)]
             for one in asked:
                 await answer(one)

@@ -24,7 +24,7 @@ from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger("traffic_cop.state")
 
-AT_ONCE = 500
+AT_ONCE = 200
 """Entries that are claimed at once."""
 IDLE = 30.0
 """Seconds after which an entry is another flusher's, whose owner said nothing more of it."""
