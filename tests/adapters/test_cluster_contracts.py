@@ -12,25 +12,35 @@ import pytest_asyncio
 
 from tests.adapters.ageing import age
 from tests.adapters.load import poll
+from tests.adapters.test_leases_contract import shift
+from tests.adapters.test_state_contract import RedisFilling
 from tests.redis_cluster import RedisCluster
+from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.adapters.redis.cluster import ClusterBackend
 from traffic_cop_middleware.adapters.redis.cluster import open as open_cluster
 from traffic_cop_middleware.contracts import (
     BucketStore,
+    LeaseStore,
     MessageBus,
     MetricsStore,
     RecordStore,
     SessionRouteStore,
     SessionStore,
+    StateStore,
 )
 from traffic_cop_middleware.testing import (
     BucketStoreContract,
+    LeaseStoreContract,
     MessageBusContract,
     MetricsStoreContract,
+    OutboxContract,
     RecordStoreContract,
     SessionRouteStoreContract,
     SessionStoreContract,
+    StateStoreContract,
 )
+from traffic_cop_middleware.testing.lease_contract import Elapse
+from traffic_cop_middleware.testing.outbox_contract import Filling
 
 pytestmark = pytest.mark.redis_server
 
@@ -109,3 +119,37 @@ class TestMetrics(MetricsStoreContract):
     async def stores(self, redis_cluster: RedisCluster) -> AsyncIterator[Sequence[MetricsStore]]:
         async with workers(redis_cluster) as backends:
             yield [backend.metrics for backend in backends]
+
+
+class TestLeases(LeaseStoreContract):
+    @pytest_asyncio.fixture
+    async def stores(self, redis_cluster: RedisCluster) -> AsyncIterator[Sequence[LeaseStore]]:
+        async with workers(redis_cluster) as self.backends:
+            yield [backend.leases for backend in self.backends]
+
+    @pytest.fixture
+    def elapse(self) -> Elapse:
+        async def elapse(seconds: float) -> None:
+            await shift(self.backends[0], seconds)
+
+        return elapse
+
+
+class TestState(StateStoreContract):
+    more_than_remembered = 1_500
+
+    @pytest.fixture(autouse=True)
+    def forgetful(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(redis_state, "MOST_CHANGES", 1_000)
+
+    @pytest_asyncio.fixture
+    async def stores(self, redis_cluster: RedisCluster) -> AsyncIterator[Sequence[StateStore]]:
+        async with workers(redis_cluster) as backends:
+            yield [backend.state for backend in backends]
+
+
+class TestOutbox(OutboxContract):
+    @pytest_asyncio.fixture
+    async def filling(self, redis_cluster: RedisCluster) -> AsyncIterator[Filling]:
+        async with workers(redis_cluster) as backends:
+            yield RedisFilling(backends)

@@ -410,7 +410,7 @@ def test_a_refused_start_leaves_no_connection() -> None:
             async def send(message: Any) -> None:
                 sent.append(message)
 
-            with pytest.raises(ConfigurationError, match="WRONGPASS|invalid username"):
+            with pytest.raises(ConfigurationError, match=r"WRONGPASS|invalid username"):
                 await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
             assert sent[0]["type"] == "lifespan.startup.failed"
             await poll(lambda: not server.talks)
