@@ -16,9 +16,9 @@ and a test with them waits for nothing::
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
 `RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract` and
-`LeaseStoreContract`, documents of your own `DocumentStoreContract`. This module needs pytest, the suites
-pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing `traffic_cop_middleware` needs
-none of them.
+`LeaseStoreContract`, documents of your own `DocumentStoreContract`. This module needs pytest, the suites need
+pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing the package
+needs none of them.
 """
 
 import pytest
