@@ -30,7 +30,7 @@ from traffic_cop_middleware.composition.otlp import OtlpExport, otlp_export
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, LIMITS, BackendSettings, Opened, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
-from traffic_cop_middleware.contracts import Backend, Observer
+from traffic_cop_middleware.contracts import Backend, DocumentStore, Observer
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.access_log import AccessLog
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
@@ -104,7 +104,7 @@ class CopSettings(BackendKwargs, total=False):
     session_issuer: str
     session_audience: str
     session_issuers: Sequence[Issuer]
-    documents: str
+    documents: str | DocumentStore
     documents_deadline: float
     state_near_items: int
     state_services: Mapping[str, Service]
@@ -208,7 +208,7 @@ class TrafficCop:
         session_issuer, session_audience: `iss` and `aud` of the tokens.
         session_issuers: other issuers (`Issuer`) whose bearer tokens are taken.
         documents: where state lasts: "sqlite:///state.db", "arangodb://user:password@host:8529/db"; "memory://" (by
-            default) keeps nothing, so state then is of the tier "cache" only.
+            default) keeps nothing, so state then is of the tier "cache" only. Or an opened store, its owner's to close.
         documents_deadline: seconds that a call to the documents may take.
         state_near_items: items of state that this worker keeps in front of a shared backend; 0 keeps none.
         state_services: who gets state that is pushed, by name: async functions of what is `Pushed`.
@@ -267,7 +267,7 @@ class TrafficCop:
         session_issuer: str = "traffic-cop",
         session_audience: str = "traffic-cop",
         session_issuers: Sequence[Issuer] = (),
-        documents: str = DEFAULT_STATE.documents,
+        documents: str | DocumentStore = DEFAULT_STATE.documents,
         documents_deadline: float = DEFAULT_STATE.deadline,
         state_near_items: int = DEFAULT_STATE.near_items,
         state_services: Mapping[str, Service] | None = None,

@@ -127,7 +127,7 @@ async def test_without_documents_nothing_runs_beside_and_a_single_part_has_no_st
     ("wrong", "why"),
     [
         ({"documents": "sqlit:///state.db"}, "sqlit://"),
-        ({"documents": 7}, "documents: a URL"),
+        ({"documents": 7}, "or an opened document store, not a int"),
         ({"documents_deadline": 0}, "documents_deadline=0"),
         ({"state_near_items": -1}, "state_near_items=-1"),
         ({"state_near_items": 1.5}, "state_near_items=1.5"),
@@ -136,3 +136,13 @@ async def test_without_documents_nothing_runs_beside_and_a_single_part_has_no_st
 async def test_a_wrong_setting_is_an_error_when_the_cop_is_made(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         TrafficCop(**wrong)
+
+
+async def test_documents_that_are_given_open_stay_open(tmp_path: Path) -> None:
+    documents = sqlite_at(tmp_path / "state.db")
+    await documents.connect()
+    for number in range(2):
+        async with running(TrafficCop(documents=documents)) as cop:
+            await cop.state.put("a", str(number), number, tier="immediate")
+    assert len((await documents.list("", "a")).items) == 2
+    await documents.close()

@@ -29,6 +29,19 @@ def opener(url: str) -> DocumentOpener:
     return cast("DocumentOpener", adapter_for(url, kwarg="documents", group=GROUP, ours=OURS, example=example))
 
 
+class GivenDocuments:
+    """A document store that the user opened, and closes."""
+
+    def __init__(self, documents: DocumentStore) -> None:
+        self.documents = documents
+
+    async def connect(self, *, patience: float) -> None:
+        """It is open."""
+
+    async def close(self) -> None:
+        """It is its owner's to close."""
+
+
 class DocumentsHandle(Handle[DocumentStore]):
     """A document store that this process opened for a URL, or shares with those who named the same one.
 

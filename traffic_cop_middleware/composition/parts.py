@@ -30,7 +30,7 @@ from traffic_cop_middleware.abstractions.state.management import StateManagement
 from traffic_cop_middleware.abstractions.state.synchronisation import StatePushes
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backends import BackendHandle
-from traffic_cop_middleware.composition.documents import DocumentsHandle
+from traffic_cop_middleware.composition.documents import DocumentsHandle, GivenDocuments
 from traffic_cop_middleware.composition.metrics_export import Exporting
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.session_settings import SessionKeys, SessionSettings
@@ -150,7 +150,7 @@ class Opened:
         keys: SessionKeys | None,
         observers: Observers,
         watched: Mapping[str, LiveTable[Any]],
-        documents: DocumentsHandle | None = None,
+        documents: DocumentsHandle | GivenDocuments | None = None,
         analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
     ) -> None:
         self._settings = settings
@@ -463,15 +463,17 @@ class Parts:
         await handle.connect(patience=patience)
         return self._opened(handle.backend, handle, loop, await self._open_documents(loop, patience))
 
-    async def _open_documents(self, loop: object, patience: float) -> DocumentsHandle | None:
+    async def _open_documents(self, loop: object, patience: float) -> DocumentsHandle | GivenDocuments | None:
         if not self.settings.state.on:
             return None
         documents = self._documents(loop)
         await documents.connect(patience=patience)
         return documents
 
-    def _documents(self, loop: object) -> DocumentsHandle:
+    def _documents(self, loop: object) -> DocumentsHandle | GivenDocuments:
         state = self.settings.state
+        if not isinstance(state.documents, str):
+            return GivenDocuments(state.documents)
         return DocumentsHandle(
             state.documents,
             loop=loop,
@@ -485,7 +487,7 @@ class Parts:
         backend: Backend,
         handle: BackendHandle | None,
         loop: object,
-        documents: DocumentsHandle | None = None,
+        documents: DocumentsHandle | GivenDocuments | None = None,
     ) -> Opened:
         return Opened(
             self.settings,

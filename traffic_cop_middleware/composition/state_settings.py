@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from traffic_cop_middleware.abstractions.state.house import NEAR_ITEMS
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
+from traffic_cop_middleware.contracts import DocumentStore
 from traffic_cop_middleware.errors import ConfigurationError
 
 MOST_SERVICE = 100
@@ -20,16 +21,17 @@ class StateSettings:
     `on` is false for a part of the cop that has no state. `deadline` is the seconds that the documents may take.
     """
 
-    documents: str = field(default="memory://", repr=False)
+    documents: str | DocumentStore = field(default="memory://", repr=False)
     deadline: float = 2.0
     near_items: int = NEAR_ITEMS
     services: Mapping[str, Service] = field(default_factory=dict)
     on: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.documents, str):
+        if not isinstance(self.documents, str) and not hasattr(self.documents, "durable"):
+            kind = type(self.documents).__name__  # its value may hold a password
             raise ConfigurationError(
-                f"documents: a URL such as 'sqlite:///state.db', not a {type(self.documents).__name__}"
+                f"documents: a URL such as 'sqlite:///state.db' or an opened document store, not a {kind}"
             )
         if (
             isinstance(self.deadline, bool)
@@ -62,4 +64,5 @@ class StateSettings:
     @property
     def works(self) -> bool:
         """Whether something is to run beside the app."""
-        return self.on and (not self.documents.startswith("memory:") or bool(self.services))
+        in_memory = isinstance(self.documents, str) and self.documents.startswith("memory:")
+        return self.on and (not in_memory or bool(self.services))

@@ -109,9 +109,7 @@ class StateWriter:
         """See that an item's tier has it."""
         documents, outbox = self._documents, self._store.outbox
         if item.tier == "cache" or documents is None:
-            if outbox is not None and documents is not None:
-                self._kick()  # it may have come down from a higher tier
-            return
+            return  # where it came down from a higher tier, the flusher finds that with its next look
         if item.tier == "delayed" and outbox is not None:
             self._kick()
             return
