@@ -63,7 +63,7 @@ class AnalyticsAbstraction:
         self._interval = interval
         self._flushing = anyio.Lock()
         self._acknowledged = ("", 0)
-        """The worker, and the slot up to which the store has its sum."""
+        """The worker, and through how many slots the store has its sum."""
         self._record: MetricsRecord | None = None
         self._heal_until = 0.0
         self._kept: dict[str, Figures] = {}
@@ -240,24 +240,23 @@ class AnalyticsAbstraction:
                 recorder.forked()
                 await self._write_last()  # of an end before this one
                 recorder.turn(early=True)
+                await self._in_thread(recorder.end)
                 await self._write_last()
         except StoreError as exc:
             log.warning("what this worker has counted since its last flush is lost if its process ends now: %s", exc)
 
     async def _write_last(self) -> None:
-        """Write the last flush of the worker that this one was before, if it is not known to have come."""
+        """Write the last flushes of workers that this one was before, if they are not known to have come."""
         recorder = self._recorder
-        if recorder.ending:
-            await self._in_thread(recorder.end)
         for _ in range(MOST_TURNS):
-            last = recorder.last
-            if last is None:
+            if not recorder.last:
                 return
+            last = recorder.last[0]
             flushed = await answered(self._store.flush(*last))
             if flushed.retired is not None:
-                await self._in_thread(recorder.last_less, last, *flushed.retired)
-            elif recorder.last is last:
-                recorder.last = None
+                await self._in_thread(recorder.reborn_last, last, *flushed.retired)
+            else:
+                recorder.came(last)
                 await self._learn(flushed.epoch, flushed.version)
         raise StoreError("what was counted before the last end can't be written: the store has it as another's")
 

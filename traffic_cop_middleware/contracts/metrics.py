@@ -17,9 +17,9 @@ SEALED = "="
 class Flush(NamedTuple):
     """What a worker writes.
 
-    `sequence` counts its writes; an older one never replaces a newer one. `total` is what it counted up to the slot
-    `through` (`None`: as written before), `now` what came after that, `windows` its part of each by name. With `final`
-    nothing will come after this, but perhaps the same again.
+    `sequence` counts its writes; an older one never replaces a newer one. `total` is what it counted in its first
+    `through` slots (`None`: as written before), `now` what came after that, `windows` its part of each by name. With
+    `final` nothing will come after this, but perhaps the same again.
     """
 
     sequence: int
@@ -33,7 +33,7 @@ class Flush(NamedTuple):
 class Flushed(NamedTuple):
     """What came of a flush.
 
-    Not `accepted`: the store has no `total` up to that slot, so nothing but the windows was written; it is to be sent
+    Not `accepted`: the store has no `total` of so many slots, so nothing but the windows was written; it is to be sent
     along. `epoch` says when the store began (microseconds), another one that it lost everything; `version` is that of
     the record. `retired`: this worker was taken for dead, and its `total` and `now` went into the record; nothing was
     written. Where its final flush went into the record, it is `accepted`, and nothing is written either.

@@ -37,7 +37,7 @@ MOST_ASIDE = 6
 
 
 class Now(NamedTuple):
-    """The running slot as it is at a moment: as sums (a blob), and packed. The sum goes `through` the slot before."""
+    """The running slot as it is at a moment: as sums (a blob), and packed. The sum goes `through` so many before it."""
 
     worker: str
     slot: int
@@ -90,17 +90,15 @@ class Recorder:
         self._aside: list[tuple[int, Figures]] = []
         self._sum = Figures()
         self._whole = Figures() if self._keeps_whole else None
-        self.through = self.slot - 1
-        """The last slot that is in the sum."""
+        self.through = 0
+        """How many slots are in the sum. One that was ended early, and went on, counts twice."""
         self._slots: dict[int, Figures] = {}
         self._minutes: dict[int, Figures] = {}
         self._encoded: tuple[int, bytes] | None = None
         self.unsent: dict[str, int] = {}
-        """The windows that are over and not acknowledged as they are, and the last slot that is in each."""
-        self.ending = False
-        """Whether this worker's last slot is over, and nothing may be written but its last flush."""
-        self.last: WorkerFlush | None = None
-        """The last flush of the worker that this one was before, until it is known to have come."""
+        """The windows that are over and not acknowledged as they are, and the `through` that they go to."""
+        self.last: list[WorkerFlush] = []
+        """The last flushes of workers that this one was before, which are not known to have come."""
 
     def forked(self) -> None:
         """A process that was forked off counts for itself: what its parent has counted is the parent's."""
@@ -114,11 +112,7 @@ class Recorder:
     # Counting
 
     def turn(self, *, early: bool = False) -> None:
-        """Begin a new slot if the running one is over, or is the last one of this worker, and to end `early`.
-
-        A clock that went back changes nothing.
-        """
-        self.ending = self.ending or early
+        """Begin a new slot if the running one is over, or is to be. A clock that went back changes nothing."""
         now = max(self.clock(), float(self.slot * SLOT))
         if now < self.ends and not early:
             return
@@ -173,7 +167,8 @@ class Recorder:
                     self._slots[slot].merge(figures)
                 else:
                     self._slots[slot] = figures
-                self.unsent[f"10s:{slot}"] = slot
+                self.through += 1
+                self.unsent[f"10s:{slot}"] = self.through
                 minute = slot * SLOT // MINUTE
                 known = self._minutes.get(minute)
                 if known is None:
@@ -182,7 +177,6 @@ class Recorder:
                 self._sum.merge(figures, usage=False)
                 if self._whole is not None:
                     self._whole.merge(figures, usage=False)
-                self.through = slot
             now_minute = self.slot * SLOT // MINUTE
             for minute in [minute for minute in self._minutes if minute < now_minute - MINUTES_KEPT]:
                 del self._minutes[minute]
@@ -209,7 +203,7 @@ class Recorder:
             return WorkerFlush(self.worker, Flush(self.sequence, through, total, now.sums, windows))
 
     def total(self) -> tuple[int, bytes]:
-        """The sum as a blob, and the last slot that is in it. May run in a thread."""
+        """The sum as a blob, and how many slots are in it. May run in a thread."""
         with self._lock:
             if self._encoded is None or self._encoded[0] != self.through:
                 self._encoded = (self.through, encode_sums(self._sum))
@@ -249,7 +243,7 @@ class Recorder:
             return found | {name.replace("1m:", "tail:"): b"" for name in found if name.startswith("1m:")}
 
     def sent(self, names: Iterable[str], *, through: int) -> None:
-        """These windows were acknowledged, with what there was of them when the sum went `through` that slot."""
+        """These windows were acknowledged, as they were when the sum went `through` so many slots."""
         with self._lock:
             for name in names:
                 if name in self.unsent and self.unsent[name] <= through:
@@ -271,22 +265,18 @@ class Recorder:
             self._begin_anew()
 
     def end(self) -> None:
-        """After a `turn` that was early: make of all that was counted the `last` flush, and count on as another worker.
+        """Make a `last` flush of all that was counted before this slot, and count on as another worker.
 
-        The last flush may be written as often as need be, and under its name nothing else will be: so it does not
-        matter whether a reply was lost, nor whether others have put it into the record since. May run in a thread.
+        It may be written as often as need be, and under its name nothing else will be: so it does not matter whether a
+        reply was lost, nor whether others have put it into the record since. May run in a thread.
         """
         with self._lock:
-            if not self.ending:
-                return  # another event loop was faster
-            self.ending = False
             self.fold()
             through, total = self.total()
             nothing = encode_sums(Figures())
             flush = Flush(self.sequence + 1, through, total, nothing, self.windows(), final=True)
-            self.last = WorkerFlush(self.worker, flush)
+            self.last.append(WorkerFlush(self.worker, flush))
             self._sum = Figures()
-            self.through -= 1  # the rest of that slot is still to come
             self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -297,13 +287,19 @@ class Recorder:
         self.worker = secrets.token_hex(8)
         self.sequence = 0
 
-    def last_less(self, last: WorkerFlush, total: bytes, now: bytes) -> None:
-        """What the worker of this `last` flush had written before stays without it: write the rest, by another name."""
+    def came(self, last: WorkerFlush) -> None:
+        """This last flush is where others read it."""
         with self._lock:
-            if self.last is last:
+            if last in self.last:  # another event loop may have been faster
+                self.last.remove(last)
+
+    def reborn_last(self, last: WorkerFlush, total: bytes, now: bytes) -> None:
+        """What the worker of this last flush had written stays where it is: the rest is another's. Not its windows."""
+        with self._lock:
+            if last in self.last:
                 rest = _rest(summed([(last.flush.total or b"", False)], unreadable=strict), total, now)
                 flush = last.flush._replace(sequence=1, total=encode_sums(rest), windows={})
-                self.last = WorkerFlush(secrets.token_hex(8), flush)
+                self.last[self.last.index(last)] = WorkerFlush(secrets.token_hex(8), flush)
 
 
 def _rest(whole: Figures, total: bytes, now: bytes) -> Figures:

@@ -1,12 +1,12 @@
 -- Write what a worker has counted.
 --
 -- Theory of operation. `live` has three fields per worker: "w:<worker>" is the header "<sequence> <through> <final>
--- <microseconds>", "t:<worker>" its sum up to the slot `through`, "n:<worker>" what came after that. All of it is
+-- <microseconds>", "t:<worker>" its sum of the first `through` slots, "n:<worker>" what came after that. All of it is
 -- absolute, so a call that is repeated writes the same again. `gone` is there of a worker that is in the record
 -- (metrics_retire.lua): with what went in ("t", "n") if it was taken for dead, and with "final" if it had ended.
 --
 -- Invariants. The sum and what came after it are of one flush, so together they hold each request once: without a sum
--- that goes up to the slot that this flush says nothing of `live` is written. A header's sequence only grows. Who is
+-- of as many slots as this flush says nothing of `live` is written. A header's sequence only grows. Who is
 -- gone writes nothing: all that it ever wrote is in the record, or it hears what is.
 --
 -- KEYS   [1] live, [2] gone of this worker, [3…] windows: one slot
