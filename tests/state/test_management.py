@@ -206,6 +206,28 @@ async def test_what_lasts_is_there_after_the_backend_has_lost_everything(lasting
         assert (await house.state.put("a", "new", 1, create_only=True)).tier == "cache"
 
 
+async def test_a_backend_that_went_back_does_not_hide_what_the_documents_were_given(lasting: Open) -> None:
+    async with lasting() as house:
+        await house.state.put("a", "b", {"n": 1}, tier="immediate")
+        (old,) = await house.documents.load([_key("b")])
+        assert old is not None
+        await house.flush()
+        newer = await house.state.put("a", "b", {"n": 2}, tier="immediate")
+        if house.store.shared:  # as a replica that takes over without the last write
+            await house.lose_everything()
+        else:
+            forgotten = house.store.forget(_key("b"), version=newer.version)
+            assert forgotten is None
+        warmed = house.store.warm([old])
+        if warmed is not None:
+            await warmed
+        got = await house.state.get("a", "b", consistency="strong")
+        assert got is not None
+        assert (got.version, got.value) == (newer.version, {"n": 2})
+        changed = await house.state.patch("a", "b", {"m": 3}, if_version=newer.version)
+        assert changed.value == {"n": 2, "m": 3}
+
+
 async def test_an_item_keeps_its_tier_and_leaves_the_documents_when_it_comes_down(lasting: Open) -> None:
     async with lasting() as house:
         await house.state.put("a", "b", 1, tier="immediate")

@@ -42,7 +42,8 @@ class StateManagementAbstraction:
 
     `consistency="near"` may give what this worker has kept: as fresh as the backend's news of what others write, which
     is milliseconds while they come, and at most `STALE_BOUND` seconds where the connection dies in silence. A worker
-    always sees its own writes. `"strong"` asks the backend.
+    always sees its own writes. `"strong"` asks the backend, and of an `"immediate"` item the documents too: so what was
+    acknowledged is there also after a fail-over of Redis that lost it. Changes (`patch`, `update`, `delete`) read so.
 
     Every method raises:
         StoreUnavailable: a store is away, or not in time (`StoreTimeout`); a write may have happened or not.

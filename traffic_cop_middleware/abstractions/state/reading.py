@@ -3,6 +3,9 @@
 Readers of one item share one question to the backend, and one to the documents. Who asks after a write was made here
 does not join a question from before it. That the documents have nothing of a key is remembered for a moment: whatever
 is written goes to the backend first, so nothing new is missed by that.
+
+A backend may go back: a fail-over of Redis loses its last writes. Of an `immediate` item the documents have what was
+acknowledged, so a strong reading asks them as well, and the higher version wins.
 """
 
 from __future__ import annotations
@@ -186,9 +189,10 @@ class StateReader:
         fill = near.asking(keys) if near is not None else None
         try:
             found = dict(zip(keys, await answered(self._store.load(keys)), strict=True))
-            absent = [key for key in keys if found[key] is None]
-            if absent and self._documents is not None:
-                found.update(await self.from_documents(absent, strong=strong))
+            if self._documents is not None:
+                asked = [key for key in keys if (item := found[key]) is None or (strong and item.tier == "immediate")]
+                kept = await self.from_documents(asked, strong=strong) if asked else {}
+                found.update({key: item for key, item in kept.items() if _is_newer(item, found[key])})
         except BaseException:
             if near is not None and fill is not None:
                 near.given_up(fill)
@@ -214,3 +218,7 @@ class StateReader:
         if held:
             await answered(self._store.warm(held))
         return found
+
+
+def _is_newer(item: Item | None, known: Item | None) -> bool:
+    return item is not None and (known is None or known.version < item.version)
