@@ -11,18 +11,20 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.adapters.load import LOOPS, Answered, poll, run_on
 from tests.adapters.test_redis_outage import Watched
 from tests.redis_cluster import Node, RedisCluster, running_cluster
+from tests.state.houses import House, sqlite_at
 from traffic_cop_middleware import by_everyone, limit
 from traffic_cop_middleware.adapters.redis.cluster import ClusterBackend
 from traffic_cop_middleware.adapters.redis.cluster import open as open_cluster
 from traffic_cop_middleware.adapters.redis.cluster_slots import slot_of
 from traffic_cop_middleware.contracts import Event, SessionKey, Take
-from traffic_cop_middleware.errors import StoreUnavailable
+from traffic_cop_middleware.errors import StateConflict, StoreError, StoreUnavailable
 
 pytestmark = pytest.mark.redis_server
 
@@ -322,5 +324,65 @@ def test_messages_are_heard_over_the_loss_of_the_node_that_told_them(cluster: Re
             assert heard[:2] == ["first", "second"] or None in heard, "told once, or told that something is missing"
             again = other.bus._notifications
             await poll(lambda: again._connection is not None and again._connection.port != teller.port)
+
+    run_on(LOOPS["asyncio"], scenario())
+
+
+def test_state_goes_on_over_a_fail_over_and_what_the_documents_have_is_never_taken_back(
+    cluster: RedisCluster, tmp_path: Path
+) -> None:
+    """24 items are counted up by one writer each, half of them `immediate`, while a master is killed."""
+    acknowledged: dict[str, int] = {}
+    failures: list[StoreError] = []
+    victim = cluster.masters[0]
+
+    async def write(house: House, key: str, running: asyncio.Event) -> None:
+        tier = "immediate" if int(key) % 2 else "delayed"
+        while not running.is_set():
+            try:
+                item = await house.state.update("a", key, lambda number: (number or 0) + 1, tier=tier)  # type: ignore[arg-type]
+            except StoreError as exc:
+                failures.append(exc)
+                await asyncio.sleep(0.02)
+            except StateConflict:  # its own write of before, whose answer was lost
+                continue
+            else:
+                acknowledged[key] = max(item.value, acknowledged.get(key, 0))
+                await asyncio.sleep(0.005)
+
+    def replaced() -> bool:
+        return len([node for node in cluster.nodes if node is not victim and node.is_master]) == 3
+
+    async def scenario() -> None:
+        documents = sqlite_at(tmp_path / "state.db")
+        await documents.connect()
+        async with opened(cluster, deadline=PATIENT) as backend:
+            house = House(backend.state, documents)
+            ended = asyncio.Event()
+            writers = [asyncio.create_task(write(house, str(number), ended)) for number in range(24)]
+            await poll(lambda: len(acknowledged) == 24)
+            victim.kill()
+            await poll(lambda: failures and replaced())
+            after = dict(acknowledged)
+            await poll(lambda: all(acknowledged[key] > after[key] + 3 for key in after))
+            ended.set()
+            await asyncio.gather(*writers)
+            assert all(isinstance(exc, StoreUnavailable) for exc in failures)
+            for number in range(1, 24, 2):
+                found = await house.state.get("a", str(number), consistency="strong")
+                assert found is not None
+                assert found.value >= acknowledged[str(number)]
+            end = time.monotonic() + 30
+            while await backend.state.outbox.waiting():
+                assert time.monotonic() < end
+                with contextlib.suppress(StoreError):
+                    await house.flush()
+            for number in range(24):
+                found = await house.state.get("a", str(number), consistency="strong")
+                history = await house.state.history("a", str(number), most=1)
+                assert found is not None
+                assert (history[0].version, history[0].value) == (found.version, found.value)
+            house.house.close()
+        await documents.close()
 
     run_on(LOOPS["asyncio"], scenario())
