@@ -24,10 +24,12 @@ from traffic_cop_middleware.abstractions.session_policy import OnLimit, SessionP
 from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
+from traffic_cop_middleware.composition.backend_settings import BackendSettings
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
+from traffic_cop_middleware.composition.opened import LIMITS, Opened
 from traffic_cop_middleware.composition.otlp import OtlpExport, otlp_export
-from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, LIMITS, BackendSettings, Opened, Parts
+from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
 from traffic_cop_middleware.contracts import Backend, DocumentStore, Observer

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware import ConfigurationError, MissingExtra, TrafficCop, adapters, by_everyone, limit
-from traffic_cop_middleware.composition.parts import BackendSettings
+from traffic_cop_middleware.composition.backend_settings import BackendSettings
 
 SECRET = "hunter2"
 

@@ -15,7 +15,7 @@ from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import MOST_TURNS
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import Opened
+from traffic_cop_middleware.composition.opened import Opened
 from traffic_cop_middleware.errors import RecordConflict
 from traffic_cop_middleware.middleware.exchange import raw_path_of
 from traffic_cop_middleware.middleware.gateway_matches import candidates_of

@@ -13,7 +13,7 @@ from traffic_cop_middleware.abstractions.policies import Policy
 from traffic_cop_middleware.abstractions.rate_limiting import Bill, Charge, Decision, bill
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import LIMITS, RESETS, Opened
+from traffic_cop_middleware.composition.opened import LIMITS, RESETS, Opened
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.keys import Key, by_everyone
 from traffic_cop_middleware.middleware.limit_records import LiveLimit, live_limit_from

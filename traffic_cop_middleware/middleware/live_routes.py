@@ -11,7 +11,7 @@ from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.parts import Opened
+from traffic_cop_middleware.composition.opened import Opened
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.route_records import route_from, route_record
 from traffic_cop_middleware.middleware.routes import RouteKwargs, route
