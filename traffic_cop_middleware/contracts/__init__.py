@@ -10,6 +10,7 @@ from traffic_cop_middleware.contracts.metrics import (
     Flushed,
     MetricsRecord,
     MetricsStore,
+    MetricsWindow,
     Totals,
     WorkerTotal,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "MessageBus",
     "MetricsRecord",
     "MetricsStore",
+    "MetricsWindow",
     "Observer",
     "Opener",
     "Record",
