@@ -12,15 +12,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.adapters.load import started
+from tests.adapters.load import poll, started
 from tests.asgi import http_scope, send_through
 from traffic_cop_middleware import TrafficCop
+from traffic_cop_middleware.abstractions import analytics
 from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstraction
-from traffic_cop_middleware.abstractions.metrics.figures import encode
+from traffic_cop_middleware.abstractions.metrics.figures import FORM, encode
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
-from traffic_cop_middleware.contracts import Flush, Flushed, MetricsStore
+from traffic_cop_middleware.contracts import SEALED, Flush, Flushed, MetricsStore, MetricsWindow
 from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock
 
@@ -108,6 +109,60 @@ async def test_what_killed_workers_had_flushed_stays_in_the_fifteen_minutes(
             assert (await reader.windows())[2] == served
     fake_clock.advance(MINUTE)
     assert [(await reader.windows())[2] for reader in readers] == [served, served]
+
+
+class Watched(MemoryMetrics):
+    """A store that notes which windows are read."""
+
+    def __init__(self, *, clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self.read: list[str] = []
+
+    def window(self, name: str) -> MetricsWindow:
+        self.read.append(name)
+        return super().window(name)
+
+
+async def test_a_look_reads_what_was_written_since_the_one_before(
+    memory_backend: MemoryBackend, fake_clock: FakeClock
+) -> None:
+    fake_clock.advance(600_000 - fake_clock() % MINUTE)
+    store = Watched(clock=fake_clock)
+    reader, other = (Worker(memory_backend, store) for _ in range(2))
+    slot = int(fake_clock()) // SLOT
+    for _ in range(3):
+        other.serve(1)
+        await other.analytics.flush()
+        fake_clock.advance(SLOT)
+    assert (await reader.windows())[2] == 3
+    assert store.read == [f"10s:{each}" for each in range(slot, slot + 4)]
+    store.read.clear()
+    assert (await reader.windows())[2] == 3
+    assert store.read == [f"10s:{slot + 3}"]  # of this reader's own flush
+    other.serve(1)
+    await other.analytics.flush()  # and so the slot before is written again, as it was in the end
+    store.read.clear()
+    assert (await reader.windows())[2] == 4
+    assert store.read == [f"10s:{slot + 2}", f"10s:{slot + 3}"]
+
+
+async def test_minutes_are_sealed_also_where_nobody_looks(
+    crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3 * MINUTE // SLOT):
+        for worker in crew:
+            worker.serve(1)
+            await worker.analytics.flush()
+        fake_clock.advance(SLOT)
+    store, minute = memory_backend.metrics, int(fake_clock()) // MINUTE - 2
+    assert set(store.window(f"1m:{minute}").parts) == {worker.recorder.worker for worker in crew}
+    monkeypatch.setattr(analytics, "TURN_PERIOD", 0.0)  # it is this worker's turn
+    crew[0].analytics = AnalyticsAbstraction(store, crew[0].recorder, interval=0.01)
+    flushing = asyncio.create_task(crew[0].analytics.keep_flushing())
+    await poll(lambda: all(set(store.window(f"{kind}:{minute}").parts) == {SEALED} for kind in ("1m", "tail")))
+    flushing.cancel()
+    await asyncio.wait([flushing])
+    assert (await crew[1].windows())[2] == 3 * 3 * MINUTE // SLOT
 
 
 async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(
@@ -260,14 +315,14 @@ async def test_a_worker_that_was_taken_for_dead_before_it_ends_counts_once(
 async def test_figures_that_this_version_can_not_read_are_left_out_and_never_retired(
     crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    window = encode([2, [], [], [], [], [], {}])
+    window = encode([FORM + 1, [], [], [], [], [], {}])
     name = f"10s:{int(fake_clock()) // SLOT}"
     memory_backend.metrics.flush("newer", Flush(1, 0, b"2 total", b"2 now", {name: window}, final=True))
     crew[0].serve(3)
     with caplog.at_level(logging.WARNING, "traffic_cop"):
         assert await crew[0].total() == 3
         assert (await crew[0].windows())[2] == 3
-    assert "figures of the form 2" in caplog.text
+    assert f"figures of the form {FORM + 1}" in caplog.text
     assert "newer" in memory_backend.metrics.totals().workers
 
 

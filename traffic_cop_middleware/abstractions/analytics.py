@@ -19,11 +19,13 @@ import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.metrics import families
-from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
+from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
+from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
 from traffic_cop_middleware.abstractions.metrics.sums import summed
+from traffic_cop_middleware.abstractions.metrics.windows import Windows, left_out, tails_of, windows_at
 from traffic_cop_middleware.contracts import MetricsRecord, MetricsStore, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
@@ -32,10 +34,8 @@ T = TypeVar("T")
 
 SILENT = 600.0
 """Seconds after which a worker that writes nothing is taken for dead."""
-SETTLED = 2 * MINUTE
-"""Seconds after its end from which on a window is as it will stay."""
-RETIRE_PERIOD = 60.0
-"""Seconds between two looks for workers that are gone, over all workers together."""
+TURN_PERIOD = 60.0
+"""Seconds between two looks for workers that are gone, and for minutes to seal, over all workers together."""
 MOST_TURNS = 5
 SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
@@ -66,11 +66,10 @@ class AnalyticsAbstraction:
         """The worker, and through how many slots the store has its sum."""
         self._record: MetricsRecord | None = None
         self._heal_until = 0.0
-        self._kept: dict[str, Figures] = {}
-        """Settled windows of the last look at the traffic, so that they are read once."""
         self._workers = 1
         # One of its own: the app's may all be busy with its endpoints.
         self._threads = anyio.CapacityLimiter(1)
+        self._windows = Windows(store, threads=self._threads)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
@@ -87,13 +86,13 @@ class AnalyticsAbstraction:
         recorder = self._recorder
         try:
             await self.flush()
-            slots, minutes = _windows_at(recorder.slot)
-            tails = [name.replace("1m:", "tail:") for name in minutes]
-            windows = await self._windows([*slots, *minutes, *tails])
+            slots, minutes = windows_at(recorder.slot)
+            tails = tails_of(minutes)
+            windows = await self._windows.read([*slots, *minutes, *tails], now=recorder.clock())
             totals = await answered(self._store.totals())
         except StoreError:
             recorder.turn()
-            (slots, minutes), tails = _windows_at(recorder.slot), []
+            (slots, minutes), tails = windows_at(recorder.slot), []
             running = Figures()
             running.merge(recorder.running)  # a copy: requests go on writing to it
             windows = await self._in_thread(partial(self._own_windows, [*minutes, *slots], running))
@@ -106,11 +105,13 @@ class AnalyticsAbstraction:
         elapsed = recorder.clock() - recorder.slot * SLOT
 
         def periods() -> tuple[Period, Period, Period]:
+            pause = Pauses()
+
             def period(names: Sequence[str], seconds: float) -> Period:
                 figures = Figures()
                 for name in names:
-                    figures.merge(windows[name])
-                return period_of(figures, min(seconds, age))
+                    figures.merge(windows[name], pause=pause)
+                return period_of(figures, min(seconds, age), pause=pause)
 
             in_minute = recorder.slot % (MINUTE // SLOT)
             return (
@@ -161,25 +162,11 @@ class AnalyticsAbstraction:
         blobs = [(gone.figures, False)]
         for each in totals.workers.values():
             blobs += [(each.total, False), (each.now, not each.final and each.age < self._fresh)]
-        return summed([pair for pair in blobs if pair[0]], unreadable=_left_out)
+        return summed([pair for pair in blobs if pair[0]], unreadable=left_out)
 
     def _under_way(self, totals: Totals) -> Figures:
         alive = [each.now for each in totals.workers.values() if not each.final and each.age < self._fresh]
-        return summed([(blob, True) for blob in alive if blob], unreadable=_left_out)
-
-    async def _windows(self, names: Sequence[str]) -> Mapping[str, Figures]:
-        """Windows over all workers; those that are settled are read once, and kept."""
-        found = {name: self._kept[name] for name in names if name in self._kept}
-        wanted = [name for name in names if name not in found]
-        parts = dict(zip(wanted, await answered(self._store.windows(wanted)), strict=True))
-        found.update(await self._in_thread(partial(_merged_windows, parts)))
-        settled = [name for name in names if _end_of(name) <= self._recorder.slot * SLOT - SETTLED]
-        self._kept = {name: found[name] for name in settled}
-        for name in settled:
-            workers = len(parts.get(name, ()))
-            if workers > 1:
-                await answered(self._store.seal(name, await self._in_thread(_encoded, found[name]), workers))
-        return found
+        return summed([(blob, True) for blob in alive if blob], unreadable=left_out)
 
     def _own_windows(self, names: Sequence[str], running: Figures) -> Mapping[str, Figures]:
         recorder = self._recorder
@@ -266,10 +253,12 @@ class AnalyticsAbstraction:
             await anyio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
             try:
                 await self.flush()
-                if random.random() * RETIRE_PERIOD * self._workers < self._interval:  # noqa: S311 - by turns
+                if random.random() * TURN_PERIOD * self._workers < self._interval:  # noqa: S311 - by turns
                     totals = await answered(self._store.totals())
                     self._alive(totals)
                     await self._retire(totals)
+                    minutes = windows_at(self._recorder.slot)[1]
+                    await self._windows.seal([*minutes, *tails_of(minutes)])
             except StoreError as exc:  # the store has told of its loss; the next time will do
                 log.debug("not flushed: %s", exc)
             except Exception:
@@ -314,42 +303,3 @@ class AnalyticsAbstraction:
 def _retired(record: MetricsRecord, gone: Mapping[str, WorkerTotal]) -> Gone:
     blobs = [blob for each in gone.values() for blob in (each.total, each.now) if blob]
     return with_workers(read(record.value, record.epoch), blobs)
-
-
-def _left_out(exc: ValueError) -> None:
-    log.warning("a worker's metrics are left out: %s", exc)
-
-
-def _merge(figures: Figures, blob: bytes) -> None:
-    try:
-        packed = decode(blob)
-    except ValueError as exc:
-        _left_out(exc)
-    else:
-        figures.merge_packed(packed)
-    time.sleep(0)  # the event loop gets its turn
-
-
-def _encoded(figures: Figures) -> bytes:
-    return encode(figures.packed())
-
-
-def _merged_windows(windows: Mapping[str, Mapping[str, bytes]]) -> Mapping[str, Figures]:
-    found = {}
-    for name, parts in windows.items():
-        figures = found[name] = Figures()
-        for blob in filter(None, parts.values()):
-            _merge(figures, blob)
-    return found
-
-
-def _windows_at(slot: int) -> tuple[Sequence[str], Sequence[str]]:
-    """The windows that make 15 minutes: the slots of this minute and the one before, and 14 minutes before these."""
-    minute = slot * SLOT // MINUTE
-    slots = [f"10s:{each}" for each in range((minute - 1) * MINUTE // SLOT, slot + 1)]
-    return slots, [f"1m:{each}" for each in range(minute - 15, minute - 1)]
-
-
-def _end_of(name: str) -> float:
-    kind, _, number = name.partition(":")
-    return (int(number) + 1) * (SLOT if kind == "10s" else MINUTE)

@@ -12,6 +12,7 @@ from traffic_cop_middleware.contracts.metrics import (
     Flushed,
     MetricsRecord,
     MetricsStore,
+    MetricsWindow,
     Totals,
     WorkerTotal,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "MessageBus",
     "MetricsRecord",
     "MetricsStore",
+    "MetricsWindow",
     "Observer",
     "Opener",
     "Outbox",

@@ -71,6 +71,16 @@ class Totals(NamedTuple):
     age: float
 
 
+class MetricsWindow(NamedTuple):
+    """The `parts` of a window by worker; under `SEALED` alone where it was sealed, and nobody has written since.
+
+    `stamp` is another one after each write into the window; 0 where nobody has written.
+    """
+
+    stamp: int
+    parts: Mapping[str, bytes]
+
+
 class MetricsStore(Protocol):
     """Keeps what workers have counted. One in this process answers at once; a shared one gives something to await.
 
@@ -103,13 +113,17 @@ class MetricsStore(Protocol):
         """
         ...
 
-    def windows(self, names: Sequence[str]) -> Sequence[Mapping[str, bytes]] | Awaitable[Sequence[Mapping[str, bytes]]]:
-        """The parts of each window by worker; under `SEALED` alone where it was sealed and nobody has written since."""
+    def stamps(self, names: Sequence[str]) -> Sequence[int] | Awaitable[Sequence[int]]:
+        """The windows' stamps. One round trip."""
         ...
 
-    def seal(self, name: str, value: bytes, workers: int) -> object:
-        """Keep a window's figures as one, made of the parts of so many workers.
+    def window(self, name: str) -> MetricsWindow | Awaitable[MetricsWindow]:
+        """A window. Some round trips where the workers are many: a part may then be newer than the stamp."""
+        ...
 
-        Gives something to await where it is shared. Nothing is kept where others have written by now.
+    def seal(self, name: str, value: bytes, stamp: int) -> object:
+        """Keep a window's figures as one, made of its parts as they were at that stamp.
+
+        Gives something to await where it is shared. Nothing is kept where somebody has written since.
         """
         ...

@@ -171,24 +171,52 @@ class MetricsStoreContract:
         ]
 
     @pytest.mark.asyncio
-    async def test_a_sealed_window_is_one_until_a_worker_writes(self, store: MetricsStore) -> None:
+    async def test_a_hundred_parts_of_a_window_are_all_read(self, stores: Sequence[MetricsStore]) -> None:
+        for number in range(100):
+            await _flush(stores[number % len(stores)], f"w{number}", flush(1, windows={"10s:5": b"%d" % number}))
+        assert await _windows(stores[0], "10s:5") == [{f"w{number}": b"%d" % number for number in range(100)}]
+
+    @pytest.mark.asyncio
+    async def test_a_windows_stamp_is_another_one_after_each_write_and_stays_without_one(
+        self, stores: Sequence[MetricsStore]
+    ) -> None:
+        store, other = stores[0], stores[-1]
+        names = ("10s:5", "1m:0", "1m:1")
+        found = [await _stamps(other, *names)]
+        assert found == [[0, 0, 0]]
+        for sequence, worker in ((1, "a"), (2, "a"), (3, "b")):
+            await _flush(store, worker, flush(sequence, windows={"10s:5": b"w", "1m:0": b"w"}))
+            found.append(await _stamps(other, *names))
+            assert found[-1] == await _stamps(store, *names)
+            assert [found[-1][0]] == [(await answered(other.window("10s:5"))).stamp]
+        for stamps in zip(*found[:-1], strict=True), zip(*found[1:], strict=True):
+            ten, one, nothing = stamps
+            assert len({*ten}) == len({*one}) == 3
+            assert {*nothing} == {0}
+
+    @pytest.mark.asyncio
+    async def test_a_sealed_window_is_one_until_a_worker_writes(self, stores: Sequence[MetricsStore]) -> None:
+        store, other = stores[0], stores[-1]
         for worker in ("a", "b"):
             await _flush(store, worker, flush(1, windows={"1m:3": worker.encode()}))
-        await answered(store.seal("1m:3", b"ab", 2))
-        assert await _windows(store, "1m:3") == [{SEALED: b"ab"}]
+        (stamp,) = await _stamps(store, "1m:3")
+        await answered(other.seal("1m:3", b"ab", stamp))
+        assert await answered(store.window("1m:3")) == (stamp, {SEALED: b"ab"})
         await _flush(store, "late", flush(1, windows={"1m:3": b"late"}))
         assert await _windows(store, "1m:3") == [{"a": b"a", "b": b"b", "late": b"late"}]
-        await answered(store.seal("1m:3", b"all", 3))
+        await answered(store.seal("1m:3", b"all", (await _stamps(store, "1m:3"))[0]))
         assert await _windows(store, "1m:3") == [{SEALED: b"all"}]
         await _flush(store, "a", flush(2, windows={"1m:3": b"more"}))
         assert await _windows(store, "1m:3") == [{"a": b"more", "b": b"b", "late": b"late"}]
 
     @pytest.mark.asyncio
-    async def test_a_window_of_others_or_of_nobody_is_not_sealed(self, store: MetricsStore) -> None:
+    async def test_a_window_of_nobody_or_that_was_written_since_is_not_sealed(self, store: MetricsStore) -> None:
         await answered(store.seal("1m:9", b"nothing", 0))
         await _flush(store, "a", flush(1, windows={"1m:3": b"a"}))
-        await answered(store.seal("1m:3", b"of two", 2))
-        assert await _windows(store, "1m:9", "1m:3") == [{}, {"a": b"a"}]
+        (stamp,) = await _stamps(store, "1m:3")
+        await _flush(store, "a", flush(2, windows={"1m:3": b"more"}))
+        await answered(store.seal("1m:3", b"older", stamp))
+        assert await _windows(store, "1m:9", "1m:3") == [{}, {"a": b"more"}]
 
 
 async def _flush(store: MetricsStore, worker: str, what: Flush) -> Flushed:
@@ -203,5 +231,9 @@ async def _retire(store: MetricsStore, at: MetricsRecord, value: bytes, workers:
     return await answered(store.retire(at, value, workers))
 
 
+async def _stamps(store: MetricsStore, *names: str) -> list[int]:
+    return [*await answered(store.stamps(names))]
+
+
 async def _windows(store: MetricsStore, *names: str) -> Sequence[Mapping[str, bytes]]:
-    return await answered(store.windows(names))
+    return [(await answered(store.window(name))).parts for name in names]

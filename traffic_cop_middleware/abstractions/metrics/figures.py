@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
+from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Key, Series
 from traffic_cop_middleware.abstractions.metrics.usage import Usage
 
-FORM = 1
+FORM = 2
 MOST_NAMES = 2_000
 """How many counters, and how many timings, are told apart; the rest of a family is one."""
 Name = tuple[str, ...]
@@ -52,7 +53,7 @@ class Figures:
             found = timings[name] = timings.get(name) or Histogram()
         return found
 
-    def merge(self, other: Figures, *, sign: int = 1, usage: bool = True) -> None:
+    def merge(self, other: Figures, *, sign: int = 1, usage: bool = True, pause: Callable[[], None] = never) -> None:
         """Add what is in another one; with `sign=-1` take it away again (not its usage)."""
         for mine, theirs in ((self.requests, other.requests), (self.streams, other.streams)):
             for key, series in theirs.items():
@@ -60,6 +61,7 @@ class Figures:
                 if known is None:
                     known = mine[key] = Series()
                 known.merge(series, sign=sign)
+                pause()
         for name, number in other.counts.items():
             self.count(name, sign * number)
         for name, timed in other.timings.items():
@@ -79,7 +81,7 @@ class Figures:
             self.usage.packed(),
         ]
 
-    def merge_packed(self, packed: list[Any], *, gauges: bool = False) -> None:
+    def merge_packed(self, packed: list[Any], *, gauges: bool = False, pause: Callable[[], None] = never) -> None:
         """Add figures that `packed` wrote.
 
         Raises:
@@ -95,6 +97,7 @@ class Figures:
                 if known is None:
                     known = mine[key] = Series()
                 known.merge_packed(series)
+                pause()
         for *name, number in counts:
             self.count(tuple(name), number)
         for *name, timed in timings:
@@ -105,30 +108,33 @@ class Figures:
         self.usage.merge(usage)
 
 
-def encode(packed: list[Any]) -> bytes:
-    """Packed figures as a blob: compressed JSON."""
-    return zlib.compress(_dumps(packed).encode("ascii"), 1)
+def encode(packed: list[Any], *, pause: Callable[[], None] = never) -> bytes:
+    """Packed figures as a blob: compressed JSON, with a line of its own for each series."""
+    form, requests, streams, *others = packed
+    lines = [_dumps([form, *others])]
+    for kind, rows in enumerate((requests, streams)):
+        for row in rows:
+            lines.append(_dumps([kind, *row]))
+            pause()
+    return zlib.compress("\n".join(lines).encode("ascii"), 1)
 
 
-def decode(blob: bytes) -> list[Any]:
+def decode(blob: bytes, *, pause: Callable[[], None] = never) -> list[Any]:
     """What `encode` made a blob of.
 
     Raises:
         ValueError: it is none.
     """
+    series: tuple[list[Any], list[Any]] = ([], [])
     try:
-        packed: list[Any] = json.loads(zlib.decompress(blob))
-        form, *parts = packed
+        head, *lines = zlib.decompress(blob).split(b"\n")
+        form, *others = json.loads(head)
+        if form == FORM and len(others) == 4:
+            for line in lines:
+                kind, *row = json.loads(line)
+                series[kind].append(row)
+                pause()
+            return [form, *series, *others]
     except (zlib.error, ValueError, TypeError) as exc:
         raise ValueError(f"a blob that holds no figures: {exc}") from exc
-    if form != FORM or len(parts) != 6:
-        raise ValueError(f"figures of the form {form!r}, and this worker reads {FORM}")
-    return packed
-
-
-def merged(blobs: Mapping[str, bytes]) -> Figures:
-    """Blobs of several workers as one."""
-    figures = Figures()
-    for blob in blobs.values():
-        figures.merge_packed(decode(blob))
-    return figures
+    raise ValueError(f"figures of the form {form!r}, and this worker reads {FORM}")

@@ -14,7 +14,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from math import ceil, fsum, log2
+from operator import add
 from typing import Any
 
 SCALE = 5
@@ -118,8 +120,8 @@ class Histogram:
             self.downscale(scale)
             shift = scale - self.scale
         bins = self.bins
-        if not bins and not shift and sign == 1:
-            self.bins = dict(zip(indexes, counts, strict=True))
+        if not shift and sign == 1:
+            bins.update(zip(indexes, map(add, counts, map(bins.get, indexes, repeat(0))), strict=True))
         else:
             for index, count in zip(indexes, counts, strict=True):
                 place = index >> shift

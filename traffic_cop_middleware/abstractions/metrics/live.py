@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
+from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import Key, Series
 from traffic_cop_middleware.abstractions.metrics.usage import Used
 
@@ -105,7 +106,7 @@ class Live:
     sockets_open: Mapping[str, int]
 
 
-def period_of(figures: Figures, seconds: float) -> Period:
+def period_of(figures: Figures, seconds: float, *, pause: Callable[[], None] = never) -> Period:
     """Figures of a stretch of time, as people and programs read them."""
     by_route: dict[str, list[tuple[Key, Series]]] = defaultdict(list)
     statuses: dict[int, int] = defaultdict(int)
@@ -117,10 +118,10 @@ def period_of(figures: Figures, seconds: float) -> Period:
         streams[key[0]].append((key, series))
     return Period(
         seconds=seconds,
-        total=traffic_of(figures.requests.items(), seconds),
-        routes={route: traffic_of(parts, seconds) for route, parts in sorted(by_route.items())},
+        total=traffic_of(figures.requests.items(), seconds, pause=pause),
+        routes={route: traffic_of(parts, seconds, pause=pause) for route, parts in sorted(by_route.items())},
         statuses=dict(sorted(statuses.items())),
-        streams={route: traffic_of(parts, seconds) for route, parts in sorted(streams.items())},
+        streams={route: traffic_of(parts, seconds, pause=pause) for route, parts in sorted(streams.items())},
         upstreams=_upstreams(figures),
         limits=_summed(figures, families.REFUSED),
         sessions=_summed(figures, families.SESSIONS),
@@ -129,12 +130,13 @@ def period_of(figures: Figures, seconds: float) -> Period:
     )
 
 
-def traffic_of(parts: Iterable[tuple[Key, Series]], seconds: float) -> Traffic:
+def traffic_of(parts: Iterable[tuple[Key, Series]], seconds: float, *, pause: Callable[[], None] = never) -> Traffic:
     """Series as one."""
     whole = Series()
     errors = refused = 0
     for (_, _, status), series in parts:
         whole.merge(series)
+        pause()
         if status >= 500:
             errors += series.count
         elif status == 429:

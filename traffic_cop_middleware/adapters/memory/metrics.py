@@ -11,6 +11,7 @@ from traffic_cop_middleware.contracts import (
     Flush,
     Flushed,
     MetricsRecord,
+    MetricsWindow,
     Totals,
     WorkerTotal,
 )
@@ -43,7 +44,9 @@ class MemoryMetrics:
         """Who is in the record; with what, if it may only have been away."""
         self._version = 0
         self._record = b""
+        self._writes = 0
         self._windows: dict[str, dict[str, bytes]] = {}
+        self._stamps: dict[str, int] = {}
         self._sealed: dict[str, bytes] = {}
 
     def flush(self, worker: str, flush: Flush) -> Flushed:
@@ -53,8 +56,10 @@ class MemoryMetrics:
         known = self._workers.get(worker)
         if known is not None and known.flush.sequence >= flush.sequence:
             return Flushed(True, self._epoch, self._version)
+        self._writes += 1
         for name, part in flush.windows.items():
-            self._window(name)[worker] = part
+            self._parts(name)[worker] = part
+            self._stamps[name] = self._writes
             self._sealed.pop(name, None)
         if flush.total is None and (known is None or known.flush.through != flush.through):
             return Flushed(False, self._epoch, self._version)
@@ -62,12 +67,12 @@ class MemoryMetrics:
         self._workers[worker] = Written(flush, total or b"", self._clock())
         return Flushed(True, self._epoch, self._version)
 
-    def _window(self, name: str) -> dict[str, bytes]:
+    def _parts(self, name: str) -> dict[str, bytes]:
         found = self._windows.get(name)
         if found is None:
             kind = name.partition(":")[0] + ":"
             for oldest in [each for each in self._windows if each.startswith(kind)][: 1 - MOST_WINDOWS]:
-                del self._windows[oldest]
+                del self._windows[oldest], self._stamps[oldest]
                 self._sealed.pop(oldest, None)
             found = self._windows[name] = {}
         return found
@@ -102,13 +107,14 @@ class MemoryMetrics:
         self._record = value
         return True
 
-    def windows(self, names: Sequence[str]) -> Sequence[Mapping[str, bytes]]:
-        found: list[Mapping[str, bytes]] = []
-        for name in names:
-            sealed = self._sealed.get(name)
-            found.append({SEALED: sealed} if sealed is not None else dict(self._windows.get(name, {})))
-        return found
+    def stamps(self, names: Sequence[str]) -> Sequence[int]:
+        return [self._stamps.get(name, 0) for name in names]
 
-    def seal(self, name: str, value: bytes, workers: int) -> None:
-        if workers and workers == len(self._windows.get(name, ())):
+    def window(self, name: str) -> MetricsWindow:
+        sealed = self._sealed.get(name)
+        parts = {SEALED: sealed} if sealed is not None else dict(self._windows.get(name, {}))
+        return MetricsWindow(self._stamps.get(name, 0), parts)
+
+    def seal(self, name: str, value: bytes, stamp: int) -> None:
+        if stamp and stamp == self._stamps.get(name):
             self._sealed[name] = value

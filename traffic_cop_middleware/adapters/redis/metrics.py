@@ -13,7 +13,16 @@ from typing import Any
 
 from traffic_cop_middleware.adapters.redis.calls import Script, text_of
 from traffic_cop_middleware.adapters.redis.link import Link
-from traffic_cop_middleware.contracts import MICRO, Flush, Flushed, MetricsRecord, Totals, WorkerTotal
+from traffic_cop_middleware.contracts import (
+    MICRO,
+    SEALED,
+    Flush,
+    Flushed,
+    MetricsRecord,
+    MetricsWindow,
+    Totals,
+    WorkerTotal,
+)
 from traffic_cop_middleware.errors import StoreError
 
 FLUSH, RETIRE = Script("metrics_flush.lua"), Script("metrics_retire.lua")
@@ -25,8 +34,8 @@ GONE_KEPT = 86_400
 """Seconds that a worker which is in the record may still come back, or repeat itself, without being counted twice."""
 WINDOWS_KEPT = {"10s": 240, "1m": 1_500, "tail": 1_500}
 """Seconds that a window of a kind is kept after the last write."""
-PAGE = 32
-"""Workers that one question asks for."""
+PAGE, WINDOW_PAGE = 32, 8
+"""Workers that one question asks for; their parts of a window may be a hundred KiB each."""
 MOST_TURNS = 10
 
 
@@ -97,22 +106,31 @@ class RedisMetrics:
         arguments: list[Any] = [at.epoch, at.version, value, GONE_KEPT, *pairs]
         return RETIRE.ask(self._link, (self._live, *map(self._gone, workers)), arguments, bool)
 
-    def windows(self, names: Sequence[str]) -> Awaitable[Sequence[Mapping[str, bytes]]]:
-        """As in the contract: one round trip."""
-        return self._windows([self._window(name) for name in names])
+    def stamps(self, names: Sequence[str]) -> asyncio.Future[Sequence[int]]:
+        return READ.ask(self._link, [self._prefix + name for name in names], ("stamps",), _numbers)
 
-    def _window(self, name: str) -> asyncio.Future[Any]:
-        return READ.ask(self._link, (self._prefix + name,), ("windows",))
+    def window(self, name: str) -> Awaitable[MetricsWindow]:
+        """As in the contract: one round trip where it is sealed, otherwise one more for every 8 workers."""
+        return self._window((self._prefix + name,))
 
-    @staticmethod
-    async def _windows(asked: Sequence[asyncio.Future[Any]]) -> Sequence[Mapping[str, bytes]]:
-        found: list[Mapping[str, bytes]] = []
-        for (flat,) in await asyncio.gather(*asked):
-            found.append({text_of(name): part for name, part in zip(flat[::2], flat[1::2], strict=True)})
-        return found
+    async def _window(self, key: Sequence[str]) -> MetricsWindow:
+        stamp, sealed, *names = await READ.ask(self._link, key, ("window",))
+        if sealed:
+            return MetricsWindow(int(stamp), {SEALED: sealed[0]})
+        parts: dict[str, bytes] = {}
+        for start in range(0, len(names), WINDOW_PAGE):
+            page = names[start : start + WINDOW_PAGE]
+            for worker, part in zip(page, await READ.ask(self._link, key, ("parts", *page)), strict=True):
+                if part is not None:
+                    parts[text_of(worker)] = part
+        return MetricsWindow(int(stamp), parts)
 
-    def seal(self, name: str, value: bytes, workers: int) -> asyncio.Future[Any]:
-        return SEAL.ask(self._link, (self._prefix + name,), (value, workers))
+    def seal(self, name: str, value: bytes, stamp: int) -> asyncio.Future[Any]:
+        return SEAL.ask(self._link, (self._prefix + name,), (value, stamp))
+
+
+def _numbers(reply: Sequence[bytes]) -> Sequence[int]:
+    return [int(number) for number in reply]
 
 
 def _flushed(reply: Sequence[Any]) -> Flushed:

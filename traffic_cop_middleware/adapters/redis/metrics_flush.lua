@@ -3,7 +3,8 @@
 -- Theory of operation. `live` has three fields per worker: "w:<worker>" is the header "<sequence> <through> <final>
 -- <microseconds>", "t:<worker>" its sum of the first `through` slots, "n:<worker>" what came after that. All of it is
 -- absolute, so a call that is repeated writes the same again. `gone` is there of a worker that is in the record
--- (metrics_retire.lua): with what went in ("t", "n") if it was taken for dead, and with "final" if it had ended.
+-- (metrics_retire.lua): with what went in ("t", "n") if it was taken for dead, and with "final" if it had ended. A
+-- window has a field per worker, and "#": its stamp, the time of the last write. No worker has these names.
 --
 -- Invariants. The sum and what came after it are of one flush, so together they hold each request once: without a sum
 -- of as many slots as this flush says nothing of `live` is written. A header's sequence only grows. Who is
@@ -33,7 +34,7 @@ if sequence and tonumber(sequence) >= tonumber(ARGV[2]) then
 end
 for i = 3, #KEYS do
   redis.call('HDEL', KEYS[i], '=')  -- what it was sealed as (metrics_seal.lua)
-  redis.call('HSET', KEYS[i], worker, ARGV[9 + (i - 3) * 2])
+  redis.call('HSET', KEYS[i], worker, ARGV[9 + (i - 3) * 2], '#', now)
   redis.call('EXPIRE', KEYS[i], ARGV[10 + (i - 3) * 2])
 end
 if ARGV[5] ~= '1' and through ~= ARGV[3] then
