@@ -146,3 +146,46 @@ async def test_documents_that_are_given_open_stay_open(tmp_path: Path) -> None:
             await cop.state.put("a", str(number), number, tier="immediate")
     assert len((await documents.list("", "a")).items) == 2
     await documents.close()
+
+
+class Slow:
+    """Documents that take their time."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.asked = asyncio.Event()
+        self.durable, self.outbox = True, inner.outbox
+
+    async def store(self, items: Any) -> Any:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+async def test_a_caller_who_leaves_before_the_documents_have_it_leaves_nothing_that_looks_kept(tmp_path: Path) -> None:
+    documents = sqlite_at(tmp_path / "state.db")
+    await documents.connect()
+    slow: Any = Slow(documents)
+    async with running(TrafficCop(documents=slow)) as cop:
+        putting = asyncio.create_task(cop.state.put("a", "b", 1, tier="immediate"))
+        await slow.asked.wait()
+        putting.cancel()
+        await asyncio.wait([putting])
+        assert await cop.state.get("a", "b") is None
+    await documents.close()
+
+
+@pytest.mark.redis_server
+async def test_a_start_that_the_documents_refuse_leaves_no_connection(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "state.db").write_bytes(b"this is no database at all, " * 100)
+    cop = cop_at(redis_server.url, tmp_path)
+    with pytest.raises(Exception, match=r"state\.db"):
+        async with started(cop.wrap(nothing)) as answer:
+            assert answer["type"] == "lifespan.startup.failed"
+    named = redis_server.command("CLIENT", "LIST")
+    text = named if isinstance(named, str) else named.decode()
+    assert "name=traffic-cop" not in text

@@ -21,11 +21,14 @@ from traffic_cop_middleware import (
     RequestState,
     Session,
     TrafficCop,
+    limit,
+    reads_session,
     session_of,
     state_of,
     uses_state,
 )
 from traffic_cop_middleware.adapters.redis import state as redis_state
+from traffic_cop_middleware.contracts.state import check_key
 
 __all__ = ["wire"]
 
@@ -243,3 +246,48 @@ def test_a_profile_that_lasts_is_there_after_a_restart(tmp_path: Path) -> None:
             browser.post("/login/alice")
             assert browser.get("/state").json()["user"] == value
             assert browser.post("/keep").status_code == 200
+
+
+class Whose:
+    """As much of a session as says whose state it is."""
+
+    known_id = "id"
+
+    def __init__(self, subject: str, issuer: str = "") -> None:
+        self.claims: dict[str, Any] = {}
+        self.subject = subject
+        self.issuer = issuer
+
+
+def key_of(subject: str, issuer: str = "") -> Any:
+    state: Any = RequestState.__new__(RequestState)
+    state._session = Whose(subject, issuer)
+    return state._key("user")
+
+
+def test_a_user_of_ours_can_be_called_as_one_of_another_issuer_and_gets_nothing_of_theirs() -> None:
+    assert key_of("alice", issuer="https://idp.example") != key_of("https://idp.example alice")
+    assert key_of("alice", issuer="https://idp.example") != key_of("alice")
+
+
+@pytest.mark.parametrize("subject", ["x" * 600, "a\0b", "\u00e4" * 300])
+def test_a_subject_that_is_too_long_or_odd_for_a_key_has_state_all_the_same(subject: str) -> None:
+    check_key(key_of(subject))
+    assert key_of(subject) == key_of(subject) != key_of(subject + "x")
+
+
+@pytest.mark.redis_server
+def test_a_refused_request_leaves_no_question_behind(redis_server: RedisServer) -> None:
+    there = Client(redis_server.url)
+
+    @there.app.get("/limited")
+    @limit("1/hour", key=reads_session(lambda connection: session_of(connection).subject))
+    @uses_state()
+    async def limited(request: Request) -> None: ...
+
+    with there.browser() as browser:
+        browser.post("/login/alice")
+        assert [browser.get("/limited").status_code for _ in range(5)] == [200, 429, 429, 429, 429]
+        near = there.cop._parts.opened.state.house.reader.near  # type: ignore[union-attr]
+        assert near is not None
+        assert near._fills == set()

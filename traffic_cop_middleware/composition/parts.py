@@ -146,7 +146,12 @@ class Parts:
             return self._opened(settings.backend, None, None, await self._open_documents(None, patience))
         handle = self._handle(loop)
         await handle.connect(patience=patience)
-        return self._opened(handle.backend, handle, loop, await self._open_documents(loop, patience))
+        try:
+            documents = await self._open_documents(loop, patience)
+        except BaseException:  # a start that fails leaves no connection
+            await handle.close()
+            raise
+        return self._opened(handle.backend, handle, loop, documents)
 
     async def _open_documents(self, loop: object, patience: float) -> DocumentsHandle | GivenDocuments | None:
         if not self.settings.state.on:

@@ -173,7 +173,7 @@ class SessionLayer:
             log.debug("answered %d: %s", answer.refusal.status, failure)
             await self._answer(answer, scope, receive, send, session=session)
         finally:
-            if session.unsettled:
+            if session.unsettled or session.state is not None:
                 session.abandon()
         if session.accessed and session.started:
             session.tell_unsaved()

@@ -28,9 +28,9 @@ AT_ONCE = 200
 """Entries that are claimed at once."""
 IDLE = 30.0
 """Seconds after which an entry is another flusher's, whose owner said nothing more of it."""
-PERIOD = 1.0
-"""Seconds between two looks into the outbox while nothing kicks."""
-LINGER = 0.25
+PERIOD = 5.0
+"""Seconds between two looks into the outbox while nothing kicks: only what a killed worker left is found by them."""
+LINGER = 0.05
 """The part of that period for which a kicked flusher waits: what is written often goes to the documents once."""
 PAUSE_FIRST, PAUSE_LONGEST = 0.1, 30.0
 TRIES = 5

@@ -1,13 +1,14 @@
 """The state of one request's session and user, as mappings that write what was changed.
 
-Each is one item: a JSON object in the namespace "session" or "user", of the tenant that the session's verified claims
-name. What was changed is merged by key into what is there by then, so two requests that change different keys both keep
-their change.
+Each is one item: a JSON object in the namespace "session" or "user" ("foreign_user" for tokens of other issuers), of
+the tenant that the session's verified claims name. What was changed is merged by key into what is there by then, so two
+requests that change different keys both keep their change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from hashlib import sha256
 from typing import Any, overload
 
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
@@ -17,6 +18,7 @@ from traffic_cop_middleware.abstractions.state.house import tenant_of
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.reading import Question
 from traffic_cop_middleware.contracts import Item, StateKey, Tier
+from traffic_cop_middleware.contracts.state import MOST_WORD
 from traffic_cop_middleware.errors import NobodysState, SessionNotReady
 
 PARTS = ("session", "user")
@@ -149,8 +151,9 @@ class RequestState:
         Raises:
             StoreError: a store is away.
         """
-        asked, self._asked = self._asked, {}
-        for name, question in asked.items():
+        while self._asked:  # one at a time, so that `abandon` finds the others if this one fails
+            name = next(iter(self._asked))
+            question = self._asked.pop(name)
             item = None if question is None else await self._house.reader.hear(question)
             if question is not None and self._key(name) != question.key:
                 item = None  # the session does not stand, and this is nobody's business any more
@@ -201,9 +204,12 @@ class RequestState:
         word = (session.known_id or None) if name == "session" else session.subject
         if word is None or (name == "session" and session.issuer):  # no record, so no session that could end
             return None
-        if session.issuer:
-            word = f"{session.issuer} {word}"
-        return StateKey(self._tenant(), name, word)
+        namespace = name
+        if session.issuer:  # apart from our own users, who may be called anything
+            namespace, word = "foreign_user", f"{session.issuer} {word}"
+        if "\0" in word or len(word.encode("utf-8", "surrogatepass")) > MOST_WORD:
+            word = f"sha256 {sha256(word.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        return StateKey(self._tenant(), namespace, word)
 
 
 def _merged(value: Any, texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -28,7 +28,10 @@ from traffic_cop_middleware.errors import ConfigurationError, StateConflict, Sto
 
 log = logging.getLogger("traffic_cop.state")
 
-NAMESPACE = "tc.pushes"
+NAMESPACE, DUE = "tc.pushes", "tc.pushes_due"
+"""Where it stands what became of a push, and a mark for each that is pending: so a look costs what those are."""
+KEPT_FOR = 30 * 86_400.0
+"""Seconds that it stands what became of a push."""
 TRIES = 10
 PAUSE_FIRST, PAUSE_LONGEST = 1.0, 300.0
 """Seconds until a push that failed is tried again; twice as long each time."""
@@ -119,9 +122,16 @@ class StatePushes:
         tried = 0
         after: str | None = None
         for _ in range(MOST_PAGES):
-            page = await self._house.list("", NAMESPACE, prefix="", after=after, most=PAGE)
-            for item in page.items:
+            page = await self._house.list("", DUE, prefix="", after=after, most=PAGE)
+            places = [mark.key._replace(namespace=NAMESPACE) for mark in page.items]
+            notes = await self._house.reader.several(places, strong=True)
+            for mark, place in zip(page.items, places, strict=True):
+                item = notes[place]
+                if item is None or item.value is None or item.version < mark.version:
+                    continue  # it is being pushed at this moment
                 key, push = _push(item)
+                if push.status != "pending":  # whoever wrote that died before the mark was taken away
+                    await self._house.writer.write(mark.key, None, tier=None)
                 pause = min(PAUSE_LONGEST, PAUSE_FIRST * 2 ** max(0, push.tries - 1))
                 due = push.at + pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
                 if push.status == "pending" and push.service in self._services and self._house.now() >= due:
@@ -168,7 +178,14 @@ class StatePushes:
 
     async def _note(self, key: StateKey, push: Push) -> None:
         text = dumps({"key": list(key), "push": list(push)})
-        await self._house.writer.write(_place(key, push.service), text, tier=self._tier)
+        place = _place(key, push.service)
+        mark = place._replace(namespace=DUE)
+        ends = self._house.now() + KEPT_FOR
+        if push.status == "pending" and push.tries == 0:  # before the note, so none is missed
+            await self._house.writer.write(mark, "1", tier=self._tier, expires_at=ends)
+        await self._house.writer.write(place, text, tier=self._tier, expires_at=ends)
+        if push.status != "pending":
+            await self._house.writer.write(mark, None, tier=None)
 
 
 async def take_over(house: StateHouse, key: StateKey, pushed: Pushed, *, how: How) -> Item | None:

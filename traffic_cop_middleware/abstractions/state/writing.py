@@ -121,14 +121,15 @@ class StateWriter:
                 self._kick()
             else:
                 self.check("delayed")
-        except StoreError as exc:
-            if outbox is not None:
+        except BaseException as exc:  # a caller who left was told nothing either
+            if outbox is None:
+                await answered(self._store.forget(item.key, version=item.version))
+                self._reader.wrote(item.key)
+            elif isinstance(exc, StoreError):
                 raise StoreUnavailable(
                     f"{item.key.namespace}/{item.key.key} is not in the documents yet ({exc}). Its version "
                     f"{item.version} waits in the outbox and will get there, unless a newer one does"
                 ) from exc
-            await answered(self._store.forget(item.key, version=item.version))
-            self._reader.wrote(item.key)
             raise
 
 
