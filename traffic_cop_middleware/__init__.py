@@ -23,7 +23,8 @@ from traffic_cop_middleware.abstractions.state.items import (
     StateSnapshot,
 )
 from traffic_cop_middleware.abstractions.state.request_state import RequestState
-from traffic_cop_middleware.abstractions.state.synchronisation import Push, Pushed
+from traffic_cop_middleware.abstractions.state.synchronisation import Push
+from traffic_cop_middleware.abstractions.state.taking_over import Pushed
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.contracts import Event

@@ -22,6 +22,15 @@ _scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignor
 """`decode` without its search for white space, which costs as much as a small value itself."""
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is Unicode: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def dumps(value: Any) -> str:
     """A value as JSON (RFC 8259), without spaces.
 

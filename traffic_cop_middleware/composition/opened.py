@@ -228,12 +228,12 @@ class Opened:
                 tasks.start_soon(Leader(leases, CHORES, self._chores, ttl=CHORES_LEASE).run)
 
     async def _chores(self, lease: Lease) -> None:
-        """What one worker does for all: nothing of it is wrong if two do it, so no token is asked for."""
+        """What one worker does for all. Cleaning up twice does no harm; what became of a push is noted by the token."""
         if self.state is not None and self._pushes is not None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.state.house.keep_clean)
                 if self._settings.state.services:
-                    tasks.start_soon(self._pushes.keep_trying)
+                    tasks.start_soon(partial(self._pushes.keep_trying, token=lease.token))
 
     def listen_no_more(self) -> None:
         """Hear no longer what other workers tell."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.json_texts import dumps, is_unicode
 from traffic_cop_middleware.abstractions.sessions import Identity
 from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
 from traffic_cop_middleware.abstractions.state.reading import StateReader
@@ -17,11 +20,14 @@ from traffic_cop_middleware.abstractions.state.snapshots import StateSnapshots
 from traffic_cop_middleware.abstractions.state.watching import StateWatches
 from traffic_cop_middleware.abstractions.state.writing import StateWriter
 from traffic_cop_middleware.contracts import DocumentStore, Item, Page, StateKey, StateStore
-from traffic_cop_middleware.errors import StoreError
+from traffic_cop_middleware.contracts.state import MOST_WORD
+from traffic_cop_middleware.errors import NotDurable, StateConflict, StoreError
 
 log = logging.getLogger("traffic_cop.state")
 
 NEAR_ITEMS = 10_000
+MOST_TURNS = 8
+"""How often a session's state is moved anew, because it was written meanwhile."""
 CLEAN_UP_PERIOD = 3600.0
 EXPIRED_FOR = 86_400.0
 TOMBSTONES_FOR = 7 * 86_400.0
@@ -34,9 +40,23 @@ def session_key(claims: Mapping[str, Any], id: str) -> StateKey:
 
 
 def tenant_of(claims: Mapping[str, Any]) -> str:
-    """The tenant that verified claims name; "" where they name none."""
-    tenant = claims.get("tenant", "")
-    return tenant if isinstance(tenant, str) else ""
+    """The tenant that verified claims name; "" where they name none.
+
+    One that is no text has its JSON text for a name, so 42 is "42", and one that is too long its hash (`word_of`): two
+    tenants are never one, and none is the app itself.
+    """
+    tenant = claims.get("tenant")
+    if tenant is None or tenant == "":
+        return ""
+    return word_of(tenant if isinstance(tenant, str) else dumps(tenant))
+
+
+def word_of(text: str) -> str:
+    """A text as a word that every store takes: as it is, or a hash of it where it is too long, or is odd."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if "\0" in text or len(raw) > MOST_WORD or not is_unicode(text):
+        return f"sha256 {sha256(raw).hexdigest()}"
+    return text
 
 
 class StateHouse:
@@ -120,12 +140,15 @@ class StateHouse:
         before = session_key(former.owner.claims, former.key.id)
         after = session_key(identity.owner.claims, identity.key.id)
         try:
-            held = await self.reader.one(before, strong=True)
-            if held is None or held.value is None:
-                return
-            await self.writer.write(after, held.value, tier=held.tier, expires_at=self.now() + ttl)
-            await self.writer.write(before, None, tier=None)
-        except StoreError as exc:
+            for _ in range(MOST_TURNS):
+                held = await self.reader.one(before, strong=True)
+                if held is None or held.value is None:
+                    return
+                self.wrote(await self.writer.write(after, held.value, tier=held.tier, expires_at=self.now() + ttl))
+                with contextlib.suppress(StateConflict):  # a request under the old id wrote meanwhile: that goes along
+                    self.wrote(await self.writer.write(before, None, tier=None, if_version=held.version))
+                    return
+        except (StoreError, NotDurable) as exc:
             log.warning("a session has a new id, and its state could not go along (%s): it is under the old one", exc)
             self._emit("state.write_dropped", {"session": identity.key.id})
 
@@ -139,10 +162,19 @@ class StateHouse:
         ends = [end for end in (page.after, kept.after) if end is not None]
         end = min(ends, default=None)
         found = {item.key: item for item in page.items}
+        last = {item.key: item for item in kept.items}
         beside = [item for item in kept.items if item.key not in found]
         known = await answered(self._store.load([item.key for item in beside])) if beside else ()
-        for item, newer in zip(beside, known, strict=True):  # the backend may know of a deletion
-            found[item.key] = item if newer is None or newer.version < item.version else newer
+        # Of an `immediate` item that the documents did not list they may know of a deletion, as the backend of others.
+        gone = [
+            item.key
+            for item in page.items
+            if item.tier == "immediate" and item.key not in last and (end is None or item.key.key <= end)
+        ]
+        buried = await self._lasting.load(gone) if gone else ()
+        for item in (*kept.items, *known, *buried):
+            if item is not None and ((there := found.get(item.key)) is None or there.version < item.version):
+                found[item.key] = item
         items = sorted(
             (item for item in found.values() if item.value is not None and (end is None or item.key.key <= end)),
             key=lambda item: item.key.key,

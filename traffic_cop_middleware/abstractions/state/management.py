@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.json_texts import loads
+from traffic_cop_middleware.abstractions.state.arguments import (
+    Consistency,
+    check_count,
+    check_text,
+    check_version,
+    check_words,
+    end_of,
+    expected_of,
+    is_strong,
+    json_of,
+)
 from traffic_cop_middleware.abstractions.state.house import StateHouse
 from traffic_cop_middleware.abstractions.state.items import (
     StateChange,
@@ -16,17 +27,13 @@ from traffic_cop_middleware.abstractions.state.items import (
 )
 from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
 from traffic_cop_middleware.abstractions.state.near_cache import MISSING
-from traffic_cop_middleware.abstractions.state.synchronisation import How, Push, Pushed, StatePushes, take_over
+from traffic_cop_middleware.abstractions.state.synchronisation import Push, StatePushes
+from traffic_cop_middleware.abstractions.state.taking_over import How, Pushed, take_over
 from traffic_cop_middleware.abstractions.state.writing import conflict
 from traffic_cop_middleware.contracts import StateKey, Tier
-from traffic_cop_middleware.contracts.state import WHOLE, check_key, check_value
 from traffic_cop_middleware.errors import ConfigurationError, StateConflict
 
-Consistency = Literal["near", "strong"]
-
 UPDATE_TRIES = 64
-RESERVED = "tc."
-"""Namespaces that begin so are this package's own."""
 MOST_LISTED = 1000
 
 
@@ -67,7 +74,7 @@ class StateManagementAbstraction:
 
         No operation of one tenant's state reaches another's.
         """
-        check_key_or_refuse(StateKey(tenant, "-", "-"))
+        check_words(StateKey(tenant, "-", "-"))
         return StateManagementAbstraction(self.house, self._pushes, tenant=tenant)
 
     # One item
@@ -78,7 +85,7 @@ class StateManagementAbstraction:
         if consistency == "near":
             item = self.house.reader.kept(StateKey(self._tenant, namespace, key))
         if item is MISSING:
-            item = await self.house.reader.one(self._key(namespace, key), strong=_is_strong(consistency))
+            item = await self.house.reader.one(self._key(namespace, key), strong=is_strong(consistency))
         return None if item is None or item.value is None else StateItem(item)
 
     async def get_many(
@@ -88,7 +95,7 @@ class StateManagementAbstraction:
         if isinstance(keys, str):
             raise ConfigurationError(f"get_many({namespace!r}, {keys!r}): keys is a list, as in [{keys!r}]")
         asked = [self._key(namespace, key) for key in keys]
-        found = await self.house.reader.several(asked, strong=_is_strong(consistency))
+        found = await self.house.reader.several(asked, strong=is_strong(consistency))
         return {key.key: StateItem(item) for key, item in found.items() if item is not None and item.value is not None}
 
     async def put(
@@ -112,8 +119,8 @@ class StateManagementAbstraction:
             NotDurable: the tier can't be kept as configured.
         """
         where = self._key(namespace, key)
-        text = _text(where, value)
-        expected = _expected(if_version, create_only=create_only)
+        text = json_of(where, value)
+        expected = expected_of(if_version, create_only=create_only)
         item = await self.house.writer.write(where, text, tier=tier, if_version=expected, expires_at=self._end(ttl))
         self.house.wrote(item)
         return StateItem(item)
@@ -137,9 +144,15 @@ class StateManagementAbstraction:
             StateConflict: with `if_version`, it has another version; without, it changed 64 times meanwhile.
             NotDurable: the tier can't be kept as configured.
         """
-        return await self._change(
-            self._key(namespace, key), lambda value: merge_patch(value, patch), if_version, ttl, tier
-        )
+        where = self._key(namespace, key)
+
+        def merged(value: Any) -> Any:
+            try:
+                return merge_patch(value, patch)
+            except ValueError as exc:
+                raise ConfigurationError(f"the patch of {namespace}/{key} can't be merged: {exc}") from exc
+
+        return await self._change(where, merged, if_version, ttl, tier)
 
     async def update(
         self,
@@ -167,8 +180,8 @@ class StateManagementAbstraction:
             StateConflict: it has another version than `if_version`.
         """
         where = self._key(namespace, key)
-        expected = _expected(if_version, create_only=False)
-        if expected is None:
+        expected = expected_of(if_version)
+        if not expected:
             found = await self.house.reader.one(where, strong=True)
             if found is None or found.value is None:
                 return False
@@ -184,7 +197,7 @@ class StateManagementAbstraction:
         ttl: float | None,
         tier: Tier | None,
     ) -> StateItem:
-        expected = _expected(if_version, create_only=False)
+        expected = expected_of(if_version)
         ends = self._end(ttl)
         self.house.writer.check(tier)
         for turn in range(UPDATE_TRIES):
@@ -197,7 +210,7 @@ class StateManagementAbstraction:
             end = ends if ttl is not None or found is None or not there else found.expires_at
             try:
                 item = await self.house.writer.write(
-                    key, _text(key, value), tier=tier, if_version=version, expires_at=end
+                    key, json_of(key, value), tier=tier, if_version=version, expires_at=end
                 )
             except StateConflict:
                 if expected is not None or turn == UPDATE_TRIES - 1:
@@ -215,9 +228,9 @@ class StateManagementAbstraction:
         From the beginning, or on from a page's `cursor`; at most 1,000 at once. An item that is written meanwhile may
         be in a page or not; one that was there all the time is in exactly one.
         """
-        self._key(namespace, prefix or "-")
-        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_LISTED:
-            raise ConfigurationError(f"most={most!r}: items of a page, from 1 to {MOST_LISTED}")
+        self._check_place(namespace, prefix)
+        check_text("cursor", cursor, none=True)
+        check_count("most", most, MOST_LISTED)
         page = await self.house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
         return StatePage([StateItem(item) for item in page.items], page.after)
 
@@ -233,7 +246,8 @@ class StateManagementAbstraction:
             StateCursorLost: the backend does not remember as far back (it keeps about 10,000 writes of each of its
                 parts, and none over its own end): list the items, and watch from there.
         """
-        self._key(namespace, prefix or "-")
+        self._check_place(namespace, prefix)
+        check_text("from_cursor", from_cursor, none=True)
         try:
             async for change in self.house.watches.watch(
                 self._tenant, namespace, prefix=prefix, from_cursor=from_cursor
@@ -251,7 +265,10 @@ class StateManagementAbstraction:
 
         Of `delayed` items that are written often, versions may never reach the documents. At least the last 100 stay.
         """
-        revisions = await self.house.documents.history(self._key(namespace, key), before=before, most=most)
+        where = self._key(namespace, key)
+        check_version("before", before)
+        check_count("most", most, MOST_LISTED)
+        revisions = await self.house.documents.history(where, before=before, most=most)
         return [
             StateRevision(
                 item.version,
@@ -269,7 +286,7 @@ class StateManagementAbstraction:
         Raises:
             NotDurable: there are no documents that last (`documents=`).
         """
-        self._key(namespace, prefix or "-")
+        self._check_place(namespace, prefix)
         return await self.house.snapshots.take(self, namespace, prefix=prefix)
 
     async def restore(self, snapshot: str | StateSnapshot, *, exact: bool = False) -> int:
@@ -281,6 +298,7 @@ class StateManagementAbstraction:
             NoSnapshot: this tenant has none of this id.
         """
         id = snapshot.id if isinstance(snapshot, StateSnapshot) else snapshot
+        check_text("snapshot", id)
         return await self.house.snapshots.restore(self, id, exact=exact)
 
     async def snapshots(self) -> Sequence[StateSnapshot]:
@@ -302,15 +320,17 @@ class StateManagementAbstraction:
         """What became of the pushes of an item: the last one to each service."""
         return await self._pushes.status(self._key(namespace, key))
 
-    async def take_over(self, pushed: Pushed, *, how: How = "last") -> StateItem | None:
+    async def take_over(self, pushed: Pushed, *, how: How = "last", tier: Tier | None = None) -> StateItem | None:
         """Take an item that another service pushed, under this tenant; what is here of it then.
 
-        `how`: "last" takes its value, "merge" merges it into the one here (RFC 7396), "strict" takes it unless the item
-        was changed here since the last time. What comes twice, or after a newer one, changes nothing.
+        `how`: "last" takes its value and its end, "merge" merges it into the one here (RFC 7396), "strict" is "last"
+        unless the item was changed here since the last time. What comes twice, or after a newer one, changes nothing;
+        who gets an error, or dies half-way, takes the same item again. `tier` as in `put`.
 
         Raises:
             StateConflict: "strict", and it was changed here; the error has both versions.
-            ConfigurationError: the item is of another tenant.
+            ConfigurationError: the item is of another tenant, or can't be kept.
+            NotDurable: the tier can't be kept as configured.
         """
         if how not in ("last", "merge", "strict"):
             raise ConfigurationError(f"how={how!r} must be 'last', 'merge' or 'strict'")
@@ -319,62 +339,21 @@ class StateManagementAbstraction:
                 f"the item is of the tenant {pushed.tenant!r}, and this is the state of {self._tenant!r}: where it may "
                 "be taken, write cop.state.of_tenant(…).take_over(…)"
             )
-        item = await take_over(self.house, self._key(pushed.namespace, pushed.key), pushed, how=how)
+        where = self._key(pushed.namespace, pushed.key)
+        check_version("version", pushed.version, none=False)
+        item = await take_over(self.house, where, pushed, how=how, tier=tier)
         return None if item is None or item.value is None else StateItem(item)
 
     # Within
 
     def _key(self, namespace: str, key: str) -> StateKey:
         where = StateKey(self._tenant, namespace, key)
-        check_key_or_refuse(where)
+        check_words(where)
         return where
 
+    def _check_place(self, namespace: str, prefix: str) -> None:
+        check_text("prefix", prefix)
+        self._key(namespace, prefix or "-")
+
     def _end(self, ttl: float | None) -> float | None:
-        if ttl is None:
-            return None
-        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl < float("inf"):
-            raise ConfigurationError(f"ttl={ttl!r}: seconds that the item stays, above 0, or None")
-        return self.house.now() + ttl
-
-
-def check_key_or_refuse(key: StateKey) -> None:
-    """See that words can be used, and by a caller of ours.
-
-    Raises:
-        ConfigurationError: they can't.
-    """
-    if not all(isinstance(word, str) for word in key):
-        raise ConfigurationError(f"state {tuple(key)!r}: tenant, namespace and key are strings")
-    if key.namespace.startswith(RESERVED):
-        raise ConfigurationError(
-            f"namespace {key.namespace!r}: those that begin with {RESERVED!r} are Traffic Cop's own"
-        )
-    try:
-        check_key(key)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from exc
-
-
-def _text(key: StateKey, value: Any) -> str:
-    try:
-        text = dumps(value)
-        check_value(key, text)
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"the value of {key.namespace}/{key.key} can't be kept as JSON: {exc}") from exc
-    return text
-
-
-def _expected(if_version: int | None, *, create_only: bool) -> int | None:
-    if if_version is not None and (
-        isinstance(if_version, bool) or not isinstance(if_version, int) or not 0 <= if_version < WHOLE
-    ):
-        raise ConfigurationError(f"if_version={if_version!r}: the version that a get or put gave, or None")
-    if create_only and if_version not in (None, 0):
-        raise ConfigurationError(f"create_only=True and if_version={if_version!r} exclude each other")
-    return 0 if create_only else if_version
-
-
-def _is_strong(consistency: Consistency) -> bool:
-    if consistency not in ("near", "strong"):
-        raise ConfigurationError(f"consistency={consistency!r} must be 'near' or 'strong'")
-    return consistency == "strong"
+        return end_of(ttl, self.house.now())

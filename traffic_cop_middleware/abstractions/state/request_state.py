@@ -8,17 +8,15 @@ requests that change different keys both keep their change.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from hashlib import sha256
 from typing import Any, overload
 
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.lazy_mapping import LazyMapping
 from traffic_cop_middleware.abstractions.request_session import RequestSession
-from traffic_cop_middleware.abstractions.state.house import tenant_of
+from traffic_cop_middleware.abstractions.state.house import tenant_of, word_of
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.reading import Question
 from traffic_cop_middleware.contracts import Item, StateKey, Tier
-from traffic_cop_middleware.contracts.state import MOST_WORD
 from traffic_cop_middleware.errors import NobodysState, SessionNotReady
 
 PARTS = ("session", "user")
@@ -207,9 +205,7 @@ class RequestState:
         namespace = name
         if session.issuer:  # apart from our own users, who may be called anything
             namespace, word = "foreign_user", f"{session.issuer} {word}"
-        if "\0" in word or len(word.encode("utf-8", "surrogatepass")) > MOST_WORD:
-            word = f"sha256 {sha256(word.encode('utf-8', 'surrogatepass')).hexdigest()}"
-        return StateKey(self._tenant(), namespace, word)
+        return StateKey(self._tenant(), namespace, word_of(word))
 
 
 def _merged(value: Any, texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Snapshots: items as they were, kept in the documents beside the items themselves.
 
-A snapshot is a few documents of its own in a namespace of ours: parts with the items, and at the end a head, without
-which the parts are nothing. So one that was cut off half-way is no snapshot.
+A snapshot is a few documents of its own in a namespace of ours: parts with the items, the values of large items each by
+itself, and at the end a head, without which the others are nothing. So one that was cut off half-way is no snapshot.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 HEADS, PARTS = "tc.snapshots", "tc.snapshot_parts"
 PAGE = 500
 MOST_PAGES = 100_000
+ID = re.compile(r"[0-9]{14,20}-[0-9a-f]{12}")
 PART_BYTES = MOST_STATE // 2
-"""A part is closed when its items come to so many bytes; the last one may be as large as an item."""
+"""Bytes that the items of a part come to at most. The value of an item that is larger is a document of its own: a part
+holds texts within a text, and what is quoted in it takes up to twice its room."""
 
 
 class StateSnapshots:
@@ -42,15 +45,20 @@ class StateSnapshots:
             )
         taken_at = self._now()
         id = f"{int(taken_at * 1000):014d}-{os.urandom(6).hex()}"
-        count = parts = 0
-        texts: list[dict[str, Any]] = []
-        size = 0
+        count = parts = large = size = 0
+        texts: list[str] = []
         async for item in items_of(state, namespace, prefix=prefix):
-            if texts and size + len(item.text.encode()) > PART_BYTES:
+            entry: dict[str, Any] = {"k": item.key, "n": item.version, "t": item.tier, "e": item.expires_at}
+            text = dumps({**entry, "v": item.text})
+            if len(text.encode()) >= PART_BYTES:
+                await self._keep(StateKey(state.tenant, PARTS, _large(id, large)), item.text)
+                text = dumps({**entry, "large": large})
+                large += 1
+            if texts and size + len(text.encode()) >= PART_BYTES:
                 await self._keep_part(state.tenant, id, parts, texts)
                 texts, size, parts = [], 0, parts + 1
-            texts.append({"k": item.key, "v": item.text, "n": item.version, "t": item.tier, "e": item.expires_at})
-            size += len(item.text.encode())
+            texts.append(text)
+            size += len(text.encode()) + 1
             count += 1
         if texts:
             await self._keep_part(state.tenant, id, parts, texts)
@@ -61,24 +69,27 @@ class StateSnapshots:
 
     async def restore(self, state: StateManagementAbstraction, id: str, *, exact: bool) -> int:
         """Write the items of a snapshot as new versions."""
-        (held,) = await self._documents.load((StateKey(state.tenant, HEADS, id),))
-        if held is None or held.value is None:
+        held = await self._text(StateKey(state.tenant, HEADS, id)) if ID.fullmatch(id) else None
+        if held is None:
             raise NoSnapshot(
-                f"there is no snapshot {id!r} here: await cop.state.snapshots() lists those that there are"
+                f"there is no snapshot {id[:80]!r} here: await cop.state.snapshots() lists those that there are"
             )
-        head = loads(held.value)
+        head = loads(held)
         namespace, count = head["namespace"], 0
         restored: set[str] = set()
-        now = self._now()
         for number in range(head["parts"]):
-            (part,) = await self._documents.load((StateKey(state.tenant, PARTS, _part(id, number)),))
-            if part is None or part.value is None:
-                raise NoSnapshot(f"the snapshot {id!r} lacks its part {number}: {count} items are restored")
-            for each in loads(part.value):
-                if each["e"] is not None and each["e"] <= now:
+            part = await self._text(StateKey(state.tenant, PARTS, _part(id, number)))
+            for each in loads(part or "[null]"):
+                large = None if each is None else each.get("large")
+                text = None if each is None else each.get("v")
+                if large is not None:
+                    text = await self._text(StateKey(state.tenant, PARTS, _large(id, large)))
+                if text is None:
+                    raise NoSnapshot(f"the snapshot {id!r} lacks its part {number}: {count} items are restored")
+                if each["e"] is not None and each["e"] <= self._now():
                     continue
-                ttl = None if each["e"] is None else each["e"] - now
-                await state.put(namespace, each["k"], loads(each["v"]), tier=each["t"], ttl=ttl)
+                key = StateKey(state.tenant, namespace, each["k"])
+                state.house.wrote(await state.house.writer.write(key, text, tier=each["t"], expires_at=each["e"]))
                 restored.add(each["k"])
                 count += 1
         if exact:
@@ -103,8 +114,12 @@ class StateSnapshots:
             after = page.after
         return found
 
-    async def _keep_part(self, tenant: str, id: str, number: int, items: list[dict[str, Any]]) -> None:
-        await self._keep(StateKey(tenant, PARTS, _part(id, number)), dumps(items))
+    async def _keep_part(self, tenant: str, id: str, number: int, texts: Sequence[str]) -> None:
+        await self._keep(StateKey(tenant, PARTS, _part(id, number)), f"[{','.join(texts)}]")
+
+    async def _text(self, key: StateKey) -> str | None:
+        (held,) = await self._documents.load((key,))
+        return None if held is None else held.value
 
     async def _keep(self, key: StateKey, text: str) -> None:
         now = self._now()
@@ -113,6 +128,10 @@ class StateSnapshots:
 
 def _part(id: str, number: int) -> str:
     return f"{id}/{number:06d}"
+
+
+def _large(id: str, number: int) -> str:
+    return f"{id}/large/{number:06d}"
 
 
 async def items_of(state: StateManagementAbstraction, namespace: str, *, prefix: str) -> AsyncIterator[StateItem]:
