@@ -22,8 +22,9 @@ from tests.adapters.documents_worker import AT_ONCE
 from tests.adapters.load import poll
 from traffic_cop_middleware.adapters.sqlite.documents import SqliteDocuments
 from traffic_cop_middleware.adapters.sqlite.documents import open as open_sqlite
+from traffic_cop_middleware.composition.documents import opener
 from traffic_cop_middleware.contracts import Event, Item, StateKey
-from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
+from traffic_cop_middleware.errors import ConfigurationError, MissingExtra, StoreError, StoreTimeout, StoreUnavailable
 from traffic_cop_middleware.testing.document_contract import item, key_of, load, versions
 
 Task = asyncio.Task[Sequence[int]]
@@ -460,3 +461,14 @@ async def test_a_file_that_was_removed_is_made_anew(path: Path, store: SqliteDoc
     again = opened(path)
     assert await again.load([key_of(), key_of("43")]) == [None, item(8, key="43")]
     await again.close()
+
+
+def test_a_python_without_sqlite_is_told_as_such_and_names_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [
+        name for name in sys.modules if name.startswith(("traffic_cop_middleware.adapters.sqlite", "sqlite3"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "_sqlite3", None)
+    with pytest.raises(MissingExtra, match="built without") as caught:
+        opener("sqlite:///state.db")
+    assert "pip install" not in str(caught.value)

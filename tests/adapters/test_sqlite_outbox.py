@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from tests.adapters.test_sqlite_documents import lines, worker
+from traffic_cop_middleware.adapters.sqlite import outbox
 from traffic_cop_middleware.adapters.sqlite.documents import SqliteDocuments
 from traffic_cop_middleware.contracts import Item
+from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock
 from traffic_cop_middleware.testing.document_contract import item, key_of, keys, load
 
@@ -232,3 +234,19 @@ async def test_processes_share_the_work_and_each_entry_is_settled_once(path: Pat
     assert await store.outbox.waiting() == 0
     assert len(await keys(store, most=100)) == 60
     await store.close()
+
+
+@pytest.mark.asyncio
+async def test_an_outbox_that_is_full_refuses_what_comes_and_takes_it_when_there_is_room(
+    store: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MOST_WAITING", 10)
+    for number in range(10):
+        await store.outbox.append([item(number, key=f"k{number}")])
+    with pytest.raises(StoreUnavailable, match="the outbox is full"):
+        await store.outbox.append([item(11, key="more")])
+    assert await store.outbox.waiting() == 10
+    done = await store.outbox.claim("w", most=5, idle=IDLE)
+    await store.outbox.settle(done[1:])  # the first one stays, so ids lie further apart than entries are
+    await store.outbox.append([item(11, key="more")])
+    assert await store.outbox.waiting() == 7

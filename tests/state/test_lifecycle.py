@@ -14,7 +14,7 @@ from tests.adapters.load import started
 from tests.servers import RedisServer
 from tests.state.houses import sqlite_at
 from tests.state.test_pushes import Billing
-from traffic_cop_middleware import ConfigurationError, TrafficCop
+from traffic_cop_middleware import ConfigurationError, StoreUnavailable, TrafficCop
 from traffic_cop_middleware.abstractions.state import house, synchronisation
 from traffic_cop_middleware.contracts import StateKey
 
@@ -189,3 +189,44 @@ async def test_a_start_that_the_documents_refuse_leaves_no_connection(
     named = redis_server.command("CLIENT", "LIST")
     text = named if isinstance(named, str) else named.decode()
     assert "name=traffic-cop" not in text
+
+
+class Full:
+    """Documents without room."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.durable, self.outbox = True, self
+
+    async def store(self, items: Any) -> Any:
+        raise StoreUnavailable("no room")
+
+    async def append(self, items: Any) -> None:
+        raise StoreUnavailable("no room")
+
+    async def claim(self, worker: str, *, most: int, idle: float) -> list[Any]:
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("tier", ["delayed", "immediate"])
+async def test_what_a_memory_backend_alone_has_is_not_lost_when_it_can_not_be_made_to_last(
+    tier: Any, tmp_path: Path
+) -> None:
+    documents = sqlite_at(tmp_path / "state.db")
+    await documents.connect()
+    full: Any = Full(documents)
+    async with running(TrafficCop(documents=full)) as cop:
+        put = await cop.state.put("a", "b", "in memory")
+        with pytest.raises(StoreUnavailable, match="no room"):
+            await cop.state.put("a", "b", "to last", tier=tier)
+        with pytest.raises(StoreUnavailable, match="no room"):
+            await cop.state.put("a", "new", "to last", tier=tier)
+        got = await cop.state.get("a", "b")
+        assert got is not None
+        assert (got.value, got.version, got.tier) == ("in memory", put.version, "cache")
+        assert await cop.state.get("a", "new") is None
+        assert (await cop.state.put("a", "b", "again")).version > put.version
+    await documents.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -359,3 +360,56 @@ async def test_what_cant_be_written_is_refused_with_the_reason(wrong: dict[str, 
 
 def _key(key: str) -> StateKey:
     return StateKey("", "a", key)
+
+
+async def test_a_list_has_the_higher_version_where_the_backend_went_back(lasting: Open) -> None:
+    async with lasting() as house:
+        for key in ("a", "b", "c"):
+            await house.state.put("a", key, "old", tier="immediate")
+        old = [item for item in await house.documents.load([_key("a"), _key("b")]) if item is not None]
+        await house.state.put("a", "a", "new", tier="immediate")
+        await house.state.delete("a", "b")
+        await house.flush()
+        if house.store.shared:
+            await house.lose_everything()
+        else:
+            for item in await house.documents.load([_key("a"), _key("b")]):
+                assert item is not None
+                forgotten = house.store.forget(item.key, version=item.version)
+                assert forgotten is None
+        warmed = house.store.warm(old)
+        if warmed is not None:
+            await warmed
+        for most in (1, 2, 100):
+            found: dict[str, Any] = {}
+            cursor = None
+            for _ in range(10):
+                page = await house.state.list("a", cursor=cursor, most=most)
+                found |= {item.key: item.value for item in page.items}
+                cursor = page.cursor
+                if cursor is None:
+                    break
+            assert found == {"a": "new", "c": "old"}
+
+
+async def test_what_is_written_under_the_old_id_while_a_session_moves_goes_along(
+    lasting: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former: Any = SimpleNamespace(owner=SimpleNamespace(claims={}), key=SimpleNamespace(id="old"))
+    after: Any = SimpleNamespace(owner=SimpleNamespace(claims={}), key=SimpleNamespace(id="new"))
+    async with lasting() as house:
+        await house.state.put("session", "old", {"n": 1})
+        write = house.house.writer.write
+        came = []
+
+        async def writes_between(key: StateKey, value: str | None, **settings: Any) -> Any:
+            if key.key == "new" and not came:
+                came.append(await house.state.patch("session", "old", {"m": 2}))
+            return await write(key, value, **settings)
+
+        monkeypatch.setattr(house.house.writer, "write", writes_between)
+        await house.house.move_session(former, after, ttl=100)
+        got = await house.state.get("session", "new")
+        assert got is not None
+        assert got.value == {"n": 1, "m": 2}
+        assert await house.state.get("session", "old") is None

@@ -27,6 +27,7 @@ from traffic_cop_middleware import (
     state_of,
     uses_state,
 )
+from traffic_cop_middleware.abstractions.state.request_state import StateMapping
 from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.contracts.state import check_key
 
@@ -291,3 +292,55 @@ def test_a_refused_request_leaves_no_question_behind(redis_server: RedisServer) 
         near = there.cop._parts.opened.state.house.reader.near  # type: ignore[union-attr]
         assert near is not None
         assert near._fills == set()
+
+
+def of_tenant(tenant: Any) -> Any:
+    state: Any = RequestState.__new__(RequestState)
+    state._session = Whose("alice", "")
+    state._session.claims = {} if tenant is None else {"tenant": tenant}
+    return state._key("user")
+
+
+TENANTS = ["acme", 42, 43, 42.5, True, ["acme"], {"id": 1}, "x" * 600, "x" * 601, "a\0b", "\u00e4" * 300]
+
+
+@pytest.mark.parametrize("tenant", TENANTS, ids=lambda tenant: repr(tenant)[:20])
+def test_a_tenant_of_any_kind_or_length_has_state_of_its_own(tenant: Any) -> None:
+    key = of_tenant(tenant)
+    check_key(key)
+    assert key.tenant, "not the app's own"
+    assert [other for other in TENANTS if of_tenant(other) == key] == [tenant]
+    assert of_tenant(None).tenant == of_tenant("").tenant == ""
+
+
+@pytest.mark.parametrize("tenant", ["x" * 600, "\u00e4" * 300])
+def test_a_tenant_with_a_name_that_no_store_takes_is_served_as_any_other(
+    tenant: str, there: Client, browser: TestClient
+) -> None:
+    assert browser.post(f"/login/alice?tenant={tenant}").status_code == 200
+    assert browser.put("/user/color?value=red").status_code == 200
+    assert browser.get("/state").json()["user"] == {"color": "red"}
+    assert browser.get("/items").json() == ["alice"]
+    assert browser.post("/regenerate").status_code == 200
+    other = another(there, browser)
+    other.post("/login/alice")
+    assert other.get("/state").json()["user"] == {}
+
+
+def test_what_changed_is_looked_for_once_for_each_response(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.post("/login/alice")
+    looked: list[str] = []
+    find = StateMapping._changes
+
+    def counted(self: StateMapping) -> Any:
+        looked.append(self._name)
+        return find(self)
+
+    monkeypatch.setattr(StateMapping, "_changes", counted)
+    assert browser.put("/user/color?value=red").status_code == 200
+    monkeypatch.undo()
+    # Once before the response starts, and once when it is out: was it changed later, and is lost?
+    assert looked.count("user") in (1, 2)
+    assert browser.get("/state").json()["user"] == {"color": "red"}

@@ -9,12 +9,15 @@ from typing import Any
 
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
 
+BUILT_IN = ("memory", "sqlite")
+"""Adapters whose drivers come with Python, though not with each build of it."""
+
 
 def adapter_for(url: str, *, kwarg: str, group: str, ours: Mapping[str, str], example: str) -> Any:
     """The `open` function for a URL's scheme.
 
     `ours` says for each scheme of ours the module under `adapters`; the first part of that is also the name of the
-    extra that brings its driver. `kwarg` is where the URL was written.
+    extra that brings its driver, where it has one. `kwarg` is where the URL was written.
 
     Raises:
         ConfigurationError: nobody knows the scheme.
@@ -25,9 +28,12 @@ def adapter_for(url: str, *, kwarg: str, group: str, ours: Mapping[str, str], ex
         try:
             return importlib.import_module(f"traffic_cop_middleware.adapters.{ours[scheme]}").open
         except ImportError as exc:
+            part = ours[scheme].partition(".")[0]
             raise MissingExtra(
-                f"{kwarg} {scheme}:// needs a driver that is not installed ({exc}): "
-                f"pip install 'traffic-cop-middleware[{ours[scheme].partition('.')[0]}]'"
+                f"{kwarg} {scheme}:// needs what this Python was built without ({exc}): install one that has it"
+                if part in BUILT_IN
+                else f"{kwarg} {scheme}:// needs a driver that is not installed ({exc}): "
+                f"pip install 'traffic-cop-middleware[{part}]'"
             ) from exc
     for point in entry_points(group=group, name=scheme):
         return point.load()

@@ -29,13 +29,14 @@ class StateMapping(LazyMapping):
     it where it is, which for new state is "cache".
     """
 
-    __slots__ = ("_called", "_name", "_of", "tier", "version")
+    __slots__ = ("_called", "_found", "_name", "_of", "tier", "version")
 
     def __init__(self, of: RequestState, name: str) -> None:
         super().__init__()
         self._of = of
         self._name = name
         self._called = f"state.{name}"
+        self._found: Mapping[str, str | None] | None = None
         self.unsettled = True
         self.tier: Tier | None = None
         self.version = 0
@@ -56,8 +57,17 @@ class StateMapping(LazyMapping):
             NotDurable: its `tier` can't be kept as configured.
         """
         changes = {} if self.unsettled else self._changes()
-        if not changes and not (self.tier is not None and self._filled):
-            return
+        if changes or (self.tier is not None and self._filled):
+            await self._save(changes)
+
+    async def commit(self) -> None:
+        """Write what `changed` found, or what there is."""
+        found, self._found = self._found, None
+        changes = found if found is not None else ({} if self.unsettled else self._changes())
+        if changes:
+            await self._save(changes)
+
+    async def _save(self, changes: Mapping[str, str | None]) -> None:
         texts = dict(changes)
         written = await self._of.change(self._name, lambda value: _merged(value, texts), self.tier)
         self._written(changes)
@@ -97,12 +107,13 @@ class StateMapping(LazyMapping):
 
     @property
     def changed(self) -> bool:
-        """Whether there is something to write.
+        """Whether there is something to write, which is kept for `commit`.
 
         Raises:
             TypeError, ValueError: something in it is no JSON.
         """
-        return not self.unsettled and bool(self._changes())
+        self._found = {} if self.unsettled else self._changes()
+        return bool(self._found)
 
     def take(self, text: str | None, version: int) -> None:
         """It has come."""
@@ -167,14 +178,14 @@ class RequestState:
 
     @property
     def changed(self) -> bool:
-        """Whether there is something to write."""
-        return self.session.changed or self.user.changed
+        """Whether there is something to write. What there is is kept for `commit`."""
+        changed = self.session.changed
+        return self.user.changed or changed
 
     async def commit(self) -> None:
         """Write what was changed."""
         for mapping in (self.session, self.user):
-            if mapping.changed:
-                await mapping.save()
+            await mapping.commit()
 
     async def read(self, name: str) -> Item | None:
         """The item of a part; `None` where there is none, or nobody."""

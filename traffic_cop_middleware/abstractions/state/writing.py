@@ -3,7 +3,8 @@
 The backend decides, in one step, whether the item is at the version that was asked for, and puts what is to last into
 its outbox by the same step. An `immediate` item goes into the documents as well before the caller hears of it: where
 that fails it waits in the outbox all the same, so the caller is told that it may come true yet. A backend without an
-outbox has the documents' instead: there an item that could not be kept is forgotten, and what was before stands.
+outbox has the documents' instead: there an item that could not be kept is forgotten, and what was before stands; it is
+put back where the backend alone had it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class StateWriter:
         """
         self.check(tier)
         missing = self._documents is None
-        leaves = tier == "cache" and await self._is_kept_beside(key)
+        before = await self._beside(key)
+        leaves = tier == "cache" and before is not None and before.tier != "cache"
         for _ in range(MOST_TURNS):
             try:
                 asked = self._store.write(
@@ -84,7 +86,7 @@ class StateWriter:
                 self._reader.wrote(key)  # what was asked while the answer was on its way may be from before it
             item = written.item
             if written.outcome == "written" and item is not None:
-                await self._keep(item)
+                await self._keep(item, before)
                 if leaves and self._documents is not None:
                     await self._documents.store((item._replace(value=None),))
                 return item
@@ -98,15 +100,15 @@ class StateWriter:
             missing = (await self._reader.from_documents((key,)))[key] is None
         raise StoreError(f"the backend forgets {key.namespace}/{key.key} as fast as it is told of it")
 
-    async def _is_kept_beside(self, key: StateKey) -> bool:
-        """Whether the documents have an item whose backend would not tell them that it comes down to `cache`."""
+    async def _beside(self, key: StateKey) -> Item | None:
+        """What a backend without an outbox has beside documents, which hear of it only what they are told here."""
         if self._documents is None or self._store.outbox is not None:
-            return False
+            return None
         (held,) = await answered(self._store.load((key,)))
-        return held is not None and held.tier != "cache"
+        return held
 
-    async def _keep(self, item: Item) -> None:
-        """See that an item's tier has it."""
+    async def _keep(self, item: Item, before: Item | None) -> None:
+        """See that an item's tier has it; where it has not, `before` stands."""
         documents, outbox = self._documents, self._store.outbox
         if item.tier == "cache" or documents is None:
             return  # where it came down from a higher tier, the flusher finds that with its next look
@@ -124,6 +126,8 @@ class StateWriter:
         except BaseException as exc:  # a caller who left was told nothing either
             if outbox is None:
                 await answered(self._store.forget(item.key, version=item.version))
+                if before is not None and before.tier == "cache":
+                    await answered(self._store.warm((before,)))
                 self._reader.wrote(item.key)
             elif isinstance(exc, StoreError):
                 raise StoreUnavailable(

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 
 from traffic_cop_middleware.adapters.sqlite.file import raw_of
 from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, where
-from traffic_cop_middleware.adapters.sqlite.statements import APPEND, BURY, CLAIMABLE, DEAD, REVIVE
+from traffic_cop_middleware.adapters.sqlite.statements import APPEND, BURY, CLAIMABLE, COUNT, DEAD, REVIVE, SPAN
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Item, Pending, StateKey
 from traffic_cop_middleware.contracts.documents import newest_of
+from traffic_cop_middleware.errors import StoreUnavailable
 
+MOST_WAITING = 100_000
+"""Entries that wait at most; then `append` is refused."""
 CLOCK_BACK = 60.0
 """A claim that lies further ahead than these seconds was made by a clock that has been set back since."""
 
@@ -40,7 +43,19 @@ class SqliteOutbox:
             }
             for item in items
         ]
-        await self._threads.ask(lambda connection: connection.executemany(APPEND, rows), writes=True)
+
+        def work(connection: sqlite3.Connection) -> None:
+            first, last = connection.execute(SPAN).fetchone()
+            if first is not None and last - first + 1 + len(rows) > MOST_WAITING:  # only then is it worth counting
+                count = connection.execute(COUNT, {"app": self._app, "most": MOST_WAITING}).fetchone()[0]
+                if count + len(rows) > MOST_WAITING:
+                    raise StoreUnavailable(
+                        f"{self._threads.name}: the outbox is full, {MOST_WAITING} writes wait: they come faster than "
+                        "they are taken from it. Try again later"
+                    )
+            connection.executemany(APPEND, rows)
+
+        await self._threads.ask(work, writes=True)
 
     async def claim(self, worker: str, *, most: int, idle: float) -> Sequence[Pending]:
         def work(connection: sqlite3.Connection) -> list[Pending]:

@@ -112,6 +112,10 @@ VALUES (:app, CAST(:tenant AS TEXT), CAST(:namespace AS TEXT), CAST(:key AS TEXT
         :version, CAST(:value AS TEXT), :tier, :written_at, :expires_at)
 """
 
+# Ids grow, so no more wait than lie between the first and the last: the count is asked for only where that may be many.
+SPAN = "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)"
+COUNT = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE app = :app LIMIT :most)"
+
 # `+app`: by ids, so that it ends at the limit, and not by the index and a sort of all that waits.
 CLAIMABLE = """
 SELECT id, claims, tenant, namespace, key FROM outbox
