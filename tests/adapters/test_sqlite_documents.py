@@ -472,3 +472,14 @@ def test_a_python_without_sqlite_is_told_as_such_and_names_no_extra(monkeypatch:
     with pytest.raises(MissingExtra, match="built without") as caught:
         opener("sqlite:///state.db")
     assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.asyncio
+async def test_a_number_that_no_row_can_hold_fails_its_own_call_and_no_other(tmp_path: Path) -> None:
+    store = SqliteDocuments(str(tmp_path / "state.db"), namespace="tc", deadline=20.0, notify=lambda event: None)
+    too_large = item(1, key="b")._replace(version=2**70)
+    calls = (store.store([item(1, key="a")]), store.store([too_large]), store.history(item(1).key, before=2**70))
+    stored, *refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert stored == [1]
+    assert [type(each) for each in refused] == [StoreError, StoreError]
+    await store.close()

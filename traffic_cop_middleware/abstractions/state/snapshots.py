@@ -78,16 +78,12 @@ class StateSnapshots:
         namespace, count = head["namespace"], 0
         restored: set[str] = set()
         for number in range(head["parts"]):
-            part = await self._text(StateKey(state.tenant, PARTS, _part(id, number)))
-            for each in loads(part or "[null]"):
-                large = None if each is None else each.get("large")
-                text = None if each is None else each.get("v")
-                if large is not None:
-                    text = await self._text(StateKey(state.tenant, PARTS, _large(id, large)))
-                if text is None:
-                    raise NoSnapshot(f"the snapshot {id!r} lacks its part {number}: {count} items are restored")
+            for each in loads(await self._part_of(state.tenant, _part(id, number), restored=count)):
                 if each["e"] is not None and each["e"] <= self._now():
                     continue
+                text = each.get("v")
+                if text is None:
+                    text = await self._part_of(state.tenant, _large(id, each["large"]), restored=count)
                 key = StateKey(state.tenant, namespace, each["k"])
                 state.house.wrote(await state.house.writer.write(key, text, tier=each["t"], expires_at=each["e"]))
                 restored.add(each["k"])
@@ -116,6 +112,12 @@ class StateSnapshots:
 
     async def _keep_part(self, tenant: str, id: str, number: int, texts: Sequence[str]) -> None:
         await self._keep(StateKey(tenant, PARTS, _part(id, number)), f"[{','.join(texts)}]")
+
+    async def _part_of(self, tenant: str, name: str, *, restored: int) -> str:
+        text = await self._text(StateKey(tenant, PARTS, name))
+        if text is None:
+            raise NoSnapshot(f"the snapshot lacks its part {name!r}: {restored} items are restored")
+        return text
 
     async def _text(self, key: StateKey) -> str | None:
         (held,) = await self._documents.load((key,))

@@ -64,7 +64,7 @@ class File:
         """Do these in one transaction. Where it fails a call that is alone hears why; of several nobody does, yet."""
         try:
             answers = self._transaction(calls)
-        except (sqlite3.Error, StoreError, ConfigurationError) as exc:
+        except (sqlite3.Error, StoreError, ConfigurationError, OverflowError) as exc:
             error = self._understood(exc)
             if len(calls) == 1:
                 calls[0].fail(error)
@@ -188,6 +188,8 @@ class File:
 
     def _understood(self, exc: Exception) -> Exception:
         """What a caller hears of an error. An error of the disk or of the file ends the connection."""
+        if isinstance(exc, OverflowError):
+            return StoreError(f"{self._path}: {exc}")
         if not isinstance(exc, sqlite3.Error):
             return exc
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
