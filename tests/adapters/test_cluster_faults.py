@@ -20,10 +20,11 @@ from tests.adapters.test_redis_outage import Watched
 from tests.redis_cluster import Node, RedisCluster, running_cluster
 from tests.state.houses import House, sqlite_at
 from traffic_cop_middleware import by_everyone, limit
+from traffic_cop_middleware.adapters.memory.documents import MemoryDocuments
 from traffic_cop_middleware.adapters.redis.cluster import ClusterBackend
 from traffic_cop_middleware.adapters.redis.cluster import open as open_cluster
 from traffic_cop_middleware.adapters.redis.cluster_slots import slot_of
-from traffic_cop_middleware.contracts import Event, SessionKey, Take
+from traffic_cop_middleware.contracts import Event, SessionKey, StateKey, Take
 from traffic_cop_middleware.errors import StateConflict, StoreError, StoreUnavailable
 
 pytestmark = pytest.mark.redis_server
@@ -384,5 +385,62 @@ def test_state_goes_on_over_a_fail_over_and_what_the_documents_have_is_never_tak
                 assert (history[0].version, history[0].value) == (found.version, found.value)
             house.house.close()
         await documents.close()
+
+    run_on(LOOPS["asyncio"], scenario())
+
+
+def test_state_whose_slot_moves_is_written_at_its_version_listed_and_heard_of_as_ever(cluster: RedisCluster) -> None:
+    """Every update counts once, no page lacks an item, and the watcher hears each version once and in order."""
+
+    async def scenario() -> None:
+        async with opened(cluster) as backend:
+            house = House(backend.state, MemoryDocuments())
+            keys = [f"k{number}" for number in range(20)]
+            for key in keys:
+                await house.state.put("a", key, 0)
+            places = backend.state._places
+            place = places.of(StateKey("", "a", "k0")).key
+            source = cluster.master_of(place)
+            target = next(node for node in cluster.masters if node is not source)
+            done = asyncio.Event()
+            counted = Counter[str]()
+            heard: dict[str, list[int]] = {key: [] for key in keys}
+
+            async def write(key: str) -> None:
+                while not done.is_set():
+                    await house.state.update("a", key, lambda number: number + 1)
+                    counted[key] += 1
+                    await asyncio.sleep(0.002)
+
+            async def listing() -> None:
+                while not done.is_set():
+                    assert [item.key for item in (await house.state.list("a")).items] == sorted(keys)
+
+            async def watching() -> None:
+                async for change in house.state.watch("a"):
+                    heard[change.key].append(change.version)
+
+            watcher = asyncio.create_task(watching())
+            users = [asyncio.create_task(write(key)) for key in keys]
+            users.append(asyncio.create_task(listing()))
+            for step in cluster.moving(slot_of(place), source, target, at_once=3):
+                if step == "moved":
+                    before = counted["k0"]
+                    await poll(lambda before=before: counted["k0"] > before + 10)
+                else:
+                    await asyncio.sleep(0.01)
+                assert not [user for user in (*users, watcher) if user.done()]
+            done.set()
+            await asyncio.gather(*users)
+            for key in keys:
+                found = await house.state.get("a", key, consistency="strong")
+                assert found is not None
+                assert found.value == counted[key]
+                await poll(lambda found=found, key=key: heard[key] and heard[key][-1] == found.version)
+                assert heard[key] == sorted(set(heard[key]))
+                assert len(heard[key]) >= counted[key] - 1
+            watcher.cancel()
+            await asyncio.wait([watcher])
+            house.house.close()
 
     run_on(LOOPS["asyncio"], scenario())
