@@ -306,15 +306,15 @@ async def ours_read(url: str) -> Read:
 async def live_read(store: Any) -> float:
     """How late the event loop was at the most, in seconds."""
     from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
-    from traffic_cop_middleware.abstractions.metrics.figures import encode
     from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+    from traffic_cop_middleware.abstractions.metrics.summary import encode, summary_of
     from traffic_cop_middleware.abstractions.metrics.windows import tails_of, windows_at
     from traffic_cop_middleware.contracts import Flush
 
     moment = time.time() // MINUTE * MINUTE + MINUTE - 5  # when the most windows are read; there the clock stands
     slots, minutes = windows_at(int(moment) // SLOT)
     source = random.Random(2)
-    ten, sixty = ([encode(figures_of(source, SERIES, each).packed()) for _ in range(8)] for each in (100, 600))
+    ten, sixty = ([encode(summary_of(figures_of(source, SERIES, each))) for _ in range(8)] for each in (100, 600))
     minute = [dict.fromkeys(minutes, blob) | dict.fromkeys(tails_of(minutes), b"") for blob in sixty]
     expected = WORKERS * SERIES * (100 * len(slots) + 600 * len(minutes))
     print(f"\nlive view of them ({len(ten[0]) / 1024:.1f} KiB for 10 seconds, {len(sixty[0]) / 1024:.1f} for a minute)")

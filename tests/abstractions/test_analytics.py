@@ -17,8 +17,8 @@ from tests.asgi import http_scope, send_through
 from traffic_cop_middleware import TrafficCop
 from traffic_cop_middleware.abstractions import analytics
 from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstraction
-from traffic_cop_middleware.abstractions.metrics.figures import FORM, encode
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.contracts import SEALED, Flush, Flushed, MetricsStore, MetricsWindow
@@ -146,7 +146,7 @@ async def test_a_look_reads_what_was_written_since_the_one_before(
     assert store.read == [f"10s:{slot + 2}", f"10s:{slot + 3}"]
 
 
-async def test_minutes_are_sealed_also_where_nobody_looks(
+async def test_windows_are_sealed_also_where_nobody_looks(
     crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3 * MINUTE // SLOT):
@@ -156,10 +156,14 @@ async def test_minutes_are_sealed_also_where_nobody_looks(
         fake_clock.advance(SLOT)
     store, minute = memory_backend.metrics, int(fake_clock()) // MINUTE - 2
     assert set(store.window(f"1m:{minute}").parts) == {worker.recorder.worker for worker in crew}
-    monkeypatch.setattr(analytics, "TURN_PERIOD", 0.0)  # it is this worker's turn
+    for period in ("TURN_PERIOD", "SEAL_PERIOD"):
+        monkeypatch.setattr(analytics, period, 0.0)  # it is this worker's turn
     crew[0].analytics = AnalyticsAbstraction(store, crew[0].recorder, interval=0.01)
     flushing = asyncio.create_task(crew[0].analytics.keep_flushing())
-    await poll(lambda: all(set(store.window(f"{kind}:{minute}").parts) == {SEALED} for kind in ("1m", "tail")))
+    slot = int(fake_clock()) // SLOT
+    names = [f"1m:{minute}", f"tail:{minute}", *(f"10s:{each}" for each in range(slot - 6, slot - 1))]
+    await poll(lambda: all(set(store.window(name).parts) == {SEALED} for name in names))
+    assert SEALED not in store.window(f"10s:{slot - 1}").parts  # who is a bit late would break the seal
     flushing.cancel()
     await asyncio.wait([flushing])
     assert (await crew[1].windows())[2] == 3 * 3 * MINUTE // SLOT
@@ -315,14 +319,14 @@ async def test_a_worker_that_was_taken_for_dead_before_it_ends_counts_once(
 async def test_figures_that_this_version_can_not_read_are_left_out_and_never_retired(
     crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    window = encode([FORM + 1, [], [], [], [], [], {}])
+    window = b"9" + encode(Summary())[1:]
     name = f"10s:{int(fake_clock()) // SLOT}"
     memory_backend.metrics.flush("newer", Flush(1, 0, b"2 total", b"2 now", {name: window}, final=True))
     crew[0].serve(3)
     with caplog.at_level(logging.WARNING, "traffic_cop"):
         assert await crew[0].total() == 3
         assert (await crew[0].windows())[2] == 3
-    assert f"figures of the form {FORM + 1}" in caplog.text
+    assert "figures of the form b'9'" in caplog.text
     assert "newer" in memory_backend.metrics.totals().workers
 
 

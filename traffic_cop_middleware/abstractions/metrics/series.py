@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
 
@@ -103,28 +102,3 @@ class Series:
         known = self.slow.get(place)
         if known is None or known.time < exemplar.time:
             self.note(exemplar)
-
-    def packed(self) -> list[Any]:
-        """As JSON."""
-        self.settle()
-        return [
-            self.duration.packed(),
-            self.first_byte.packed(),
-            self.bytes_in,
-            self.bytes_out,
-            self.exceptions,
-            self.disconnects,
-            list(self.slow.values()),
-        ]
-
-    def merge_packed(self, packed: Sequence[Any]) -> None:
-        """Add one that `packed` wrote."""
-        duration, first_byte, bytes_in, bytes_out, exceptions, disconnects, slow = packed
-        self.duration.merge_packed(duration)
-        self.first_byte.merge_packed(first_byte)
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
-        self.exceptions += exceptions
-        self.disconnects += disconnects
-        for seconds, trace, time in slow:
-            self.keep(Exemplar(seconds, trace, time))
