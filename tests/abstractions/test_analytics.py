@@ -17,8 +17,10 @@ from tests.asgi import http_scope, send_through
 from traffic_cop_middleware import TrafficCop
 from traffic_cop_middleware.abstractions import analytics
 from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstraction
+from traffic_cop_middleware.abstractions.metrics.live import period_of
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
-from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode
+from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summed_up
+from traffic_cop_middleware.abstractions.metrics.sums import strict, summed
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.contracts import SEALED, Flush, Flushed, MetricsStore, MetricsWindow
@@ -167,6 +169,66 @@ async def test_windows_are_sealed_also_where_nobody_looks(
     flushing.cancel()
     await asyncio.wait([flushing])
     assert (await crew[1].windows())[2] == 3 * 3 * MINUTE // SLOT
+
+
+async def test_a_worker_that_does_not_know_how_many_there_are_seals_nothing(
+    crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker in crew[:2]:
+        worker.serve(1)
+        await worker.analytics.flush()
+    name = f"10s:{int(fake_clock()) // SLOT}"
+    fake_clock.advance(2 * SLOT)
+    monkeypatch.setattr(analytics, "SEAL_PERIOD", 0.0)
+    monkeypatch.setattr(analytics, "TURN_PERIOD", float("inf"))
+    store = memory_backend.metrics
+    lone = AnalyticsAbstraction(store, crew[2].recorder, interval=0.01)
+    flushing = asyncio.create_task(lone.keep_flushing())
+    flushes = crew[2].recorder.sequence + 5
+    await poll(lambda: crew[2].recorder.sequence >= flushes)
+    assert SEALED not in store.window(name).parts
+    await lone.totals()  # and now it knows
+    await poll(lambda: set(store.window(name).parts) == {SEALED})
+    flushing.cancel()
+    await asyncio.wait([flushing])
+
+
+async def test_what_comes_between_a_cut_and_its_flush_is_in_the_next_one(fake_clock: FakeClock) -> None:
+    fake_clock.advance(600_000 - fake_clock() % MINUTE)
+    recorder = Recorder(clock=fake_clock)
+    slot = int(fake_clock()) // SLOT
+
+    def serve() -> None:
+        recorder.turn()
+        recorder.series(("/a", "GET", 200)).pending.append((0.01, 0.01, 1, 1))
+
+    def flushed() -> tuple[int, int, dict[str, int]]:
+        """Requests of the sum, of what came after it, and of each window."""
+        flush = recorder.flush(("", 0), whole=True).flush
+        assert flush.total is not None
+        total, now = (summed([(blob, False)], unreadable=strict).requests for blob in (flush.total, flush.now))
+        windows = {
+            name: period_of(summed_up(filter(None, [blob]), unreadable=strict), SLOT).total.requests
+            for name, blob in flush.windows.items()
+        }
+        return sum(each.count for each in total.values()), sum(each.count for each in now.values()), windows
+
+    serve()
+    recorder.cut()
+    serve()
+    minute = slot * SLOT // MINUTE
+    assert flushed() == (0, 1, {f"10s:{slot}": 1, f"tail:{minute}": 1})
+    recorder.cut()
+    fake_clock.advance(SLOT)
+    serve()  # the slot of the cut is over before its flush is made
+    assert flushed() == (2, 0, {f"10s:{slot}": 2, f"1m:{minute}": 2, f"tail:{minute}": 0})
+    recorder.cut()
+    both = {f"10s:{slot}": 2, f"10s:{slot + 1}": 1}
+    assert flushed() == (2, 1, {**both, f"1m:{minute}": 2, f"tail:{minute}": 1})
+    recorder.turn(early=True)
+    serve()
+    recorder.cut()
+    assert flushed() == (3, 1, {f"10s:{slot}": 2, f"10s:{slot + 1}": 2, f"1m:{minute}": 3, f"tail:{minute}": 1})
 
 
 async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
 from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figures
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, SCALE, Histogram, middle
-from traffic_cop_middleware.abstractions.metrics.lanes import Buckets
+from traffic_cop_middleware.abstractions.metrics.lanes import BUCKET, Buckets
 from traffic_cop_middleware.abstractions.metrics.live import period_of
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Exemplar, Series
 from traffic_cop_middleware.abstractions.metrics.summary import FORM, Summary, encode, summary_of, summed_up
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
-from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST, Usage
+from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST
 
 SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
 durations = st.floats(1e-6, 1e4)
@@ -148,7 +148,6 @@ def settled(figures: Figures) -> Any:
         },
         figures.counts,
         {name: timed.bins for name, timed in figures.timings.items()},
-        figures.usage.kinds,
     )
 
 
@@ -203,11 +202,12 @@ def test_usage_tells_2000_of_a_kind_apart_and_sums_up_the_rest() -> None:
     assert table[REST] == (500, 250, 250, 500, 1000)
     assert table["u3"] == (2, 1, 0, 11, 22)
     assert next(iter(table)) == REST
-    merged = Usage()
-    merged.merge(usage.kinds)
-    merged.merge(usage.kinds)
-    assert len(merged.kinds["user"]) == MOST + 1
-    assert sum(used[0] for used in merged.kinds["user"].values()) == 2 * (MOST + 501)
+    merged = Summary()
+    for _ in range(2):
+        merged.add(summary_of(figures))
+    table = period_of(merged, 60).usage["user"]
+    assert len(table) == MOST + 1
+    assert sum(used.requests for used in table.values()) == 2 * (MOST + 501)
 
 
 def test_a_summary_of_workers_with_other_users_tells_2000_apart() -> None:
@@ -268,6 +268,21 @@ def test_an_exemplar_is_the_newest_slow_request_of_its_bound() -> None:
     for each in (new, old):
         merged.merge(each)
     assert sorted(exemplar.trace[0] for exemplar in merged.slow.values()) == ["b", "c"]
+
+
+def test_workers_that_count_more_than_narrow_lanes_hold_add_up() -> None:
+    blobs = []
+    for requests in [*[8_000] * 20, 100_000, 3, *[8_000] * 5]:  # a lane of two bytes holds 65,535
+        figures = Figures()
+        timed = figures.timing(("upstream", "/a", "one", "200"))
+        timed.bins, timed.bounded[0] = {-200: requests, -100: 1}, requests
+        blobs.append(encode(summary_of(figures)))
+    whole = summed_up(blobs, unreadable=strict)
+    (buckets,) = whole.durations.values()
+    assert buckets.low == -200
+    assert buckets.lanes == 300_003 + (len(blobs) << 100 * BUCKET * 8)
+    again = summed_up([encode(whole), *blobs], unreadable=strict)
+    assert [each.count for each in again.durations.values()] == [2 * (300_003 + len(blobs))]
 
 
 def broken_blobs() -> Iterator[bytes]:

@@ -42,7 +42,7 @@ SEAL_PERIOD = 5.0
 MOST_TURNS = 5
 SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
-MOST_INLINE = 100
+MOST_INLINE = 25
 """Series that are written without a thread: that takes about a millisecond."""
 
 
@@ -172,8 +172,8 @@ class AnalyticsAbstraction:
         return summed([(blob, True) for blob in alive if blob], unreadable=left_out)
 
     def _own_windows(self, names: Sequence[str]) -> Mapping[str, Summary]:
-        self._recorder.fold()
-        return {name: self._recorder.summary(name) for name in names}
+        self._recorder.fold(pause=Pauses())
+        return {name: self._recorder.window(name) for name in names}
 
     # Writing
 
@@ -197,7 +197,7 @@ class AnalyticsAbstraction:
                 # Who writes in a thread may hold up the others.
                 busy = self._threads.borrowed_tokens > 0
                 long = whole or busy or recorder.behind or recorder.unsent or recorder.size > MOST_INLINE
-                worker, flush = await self._in_thread(make) if long else make()
+                worker, flush = await self._in_thread(partial(make, pause=Pauses())) if long else make()
                 flushed = await answered(self._store.flush(worker, flush))
                 if worker != recorder.worker:
                     continue  # on another event loop it was ended meanwhile

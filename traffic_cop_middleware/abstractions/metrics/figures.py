@@ -48,18 +48,23 @@ class Figures:
             found = timings[name] = timings.get(name) or Histogram()
         return found
 
-    def merge(self, other: Figures, *, sign: int = 1, usage: bool = True, pause: Callable[[], None] = never) -> None:
-        """Add what is in another one; with `sign=-1` take it away again (not its usage)."""
+    def merge(self, other: Figures, *, sign: int = 1, buckets: bool = True, pause: Callable[[], None] = never) -> None:
+        """Add what is in another one, but for its usage; with `sign=-1` take it away again.
+
+        Without `buckets` no exponential ones, nor what others tell of as well: as sums have none.
+        """
         for mine, theirs in ((self.requests, other.requests), (self.streams, other.streams)):
             for key, series in theirs.items():
                 known = mine.get(key)
                 if known is None:
                     known = mine[key] = Series()
-                known.merge(series, sign=sign)
+                known.merge(series, sign=sign, buckets=buckets)
                 pause()
         for name, number in other.counts.items():
             self.count(name, sign * number)
         for name, timed in other.timings.items():
-            self.timing(name).merge(timed, sign=sign)
-        if usage and sign == 1:
-            self.usage.merge(other.usage.kinds)
+            known_timed = self.timing(name)
+            if buckets:
+                known_timed.merge(timed, sign=sign)
+            else:
+                known_timed.merge_bounded(timed, sign=sign)

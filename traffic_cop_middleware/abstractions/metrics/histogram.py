@@ -95,6 +95,7 @@ class Histogram:
 
     def merge(self, other: Histogram, *, sign: int = 1) -> None:
         """Add what another one counted; with `sign=-1` take it away again."""
+        self.merge_bounded(other, sign=sign)
         shift = 0
         if other.scale != self.scale:
             self.downscale(other.scale)
@@ -111,6 +112,9 @@ class Histogram:
                     bins[place] = left
                 else:
                     bins.pop(place, None)
+
+    def merge_bounded(self, other: Histogram, *, sign: int = 1) -> None:
+        """The same, without the exponential buckets."""
         self.bounded = [a + sign * b for a, b in zip(self.bounded, other.bounded, strict=True)]
         self.total += sign * other.total
 

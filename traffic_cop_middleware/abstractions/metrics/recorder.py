@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.families import counted_by
 from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name
+from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OTHER_METHOD, OVERFLOW, Key, Series
 from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summary_of
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
@@ -44,6 +45,14 @@ class Piece(NamedTuple):
     slot: int
     figures: Figures
     over: bool
+
+
+class Open(NamedTuple):
+    """What was counted of a slot that goes on, up to a cut: for the sum, and for the windows."""
+
+    slot: int
+    sums: Figures
+    summary: Summary
 
 
 class WorkerFlush(NamedTuple):
@@ -88,7 +97,7 @@ class Recorder:
         self._set_due(self.began)
         self._known: set[Key] = set()
         self._aside: list[Piece] = []
-        self._open = Piece(self.slot, Figures(), False)
+        self._open = Open(self.slot, Figures(), Summary())
         """Of the slot of the last cut, what was counted before it."""
         self._under_way: dict[Name, int] = {}
         """The gauges at the last cut."""
@@ -96,8 +105,8 @@ class Recorder:
         self._whole = Figures() if self._keeps_whole else None
         self.through = 0
         """How many slots are in the sum. One that was ended early, and went on, counts twice."""
-        self._slots: dict[int, Figures] = {}
-        self._minutes: dict[int, Figures] = {}
+        self._slots: dict[int, Summary] = {}
+        self._minutes: dict[int, Summary] = {}
         self._encoded: tuple[int, bytes] | None = None
         self.unsent: dict[str, int] = {}
         """The windows that are over and not acknowledged as they are, and the `through` that they go to."""
@@ -169,43 +178,42 @@ class Recorder:
     @property
     def size(self) -> int:
         """How many series the next flush goes through, about."""
-        return sum(len(piece.figures.requests) for piece in [self._open, *self._aside])
+        return sum(len(figures.requests) for figures in [self._open.sums, *(piece.figures for piece in [*self._aside])])
 
     @property
     def behind(self) -> bool:
         """Whether there are slots that are over and not in the sum."""
-        return any(piece.over for piece in self._aside)
+        return any(piece.over for piece in [*self._aside])
 
-    def fold(self) -> None:
+    def fold(self, *, pause: Callable[[], None] = never) -> None:
         """Add the slots that are over to their minutes and to the sum. May run in a thread."""
         with self._lock:
             aside = []
             while self._aside:  # others may append: nothing of it may get lost between a look and a replacement
                 aside.append(self._aside.pop(0))
-            over: list[tuple[int, Figures]] = []
+            over: list[Open] = []
             for slot, figures, is_over in aside:
-                whole = figures
+                summary = summary_of(figures, pause=pause)
+                opened = Open(slot, figures, summary)
                 if slot == self._open.slot:
-                    whole = self._open.figures
-                    whole.merge(figures)
+                    opened = self._open
+                    opened.summary.add(summary, pause=pause)
+                    opened.sums.merge(figures, buckets=self._keeps_whole, pause=pause)
                 if is_over:
-                    over.append((slot, whole))
-                self._open = Piece(slot, Figures() if is_over else whole, False)
-            for slot, figures in over:
+                    over.append(opened)
+                    opened = Open(slot, Figures(), Summary())
+                self._open = opened
+            for slot, sums, summary in over:
                 if slot in self._slots:  # it was ended early
-                    self._slots[slot].merge(figures)
+                    self._slots[slot].add(summary, pause=pause)
                 else:
-                    self._slots[slot] = figures
+                    self._slots[slot] = summary
                 self.through += 1
                 self.unsent[f"10s:{slot}"] = self.through
-                minute = slot * SLOT // MINUTE
-                known = self._minutes.get(minute)
-                if known is None:
-                    known = self._minutes[minute] = Figures()
-                known.merge(figures)
-                self._sum.merge(figures, usage=False)
+                self._minutes.setdefault(slot * SLOT // MINUTE, Summary()).add(summary, pause=pause)
+                self._sum.merge(sums, buckets=False, pause=pause)
                 if self._whole is not None:
-                    self._whole.merge(figures, usage=False)
+                    self._whole.merge(sums, pause=pause)
             now_minute = self.slot * SLOT // MINUTE
             for minute in [minute for minute in self._minutes if minute < now_minute - MINUTES_KEPT]:
                 del self._minutes[minute]
@@ -214,33 +222,36 @@ class Recorder:
                 del self._slots[slot]
                 self.unsent.pop(f"10s:{slot}", None)
             if over:
-                first, last = over[0][0] * SLOT // MINUTE, over[-1][0] * SLOT // MINUTE
+                first, last = over[0].slot * SLOT // MINUTE, over[-1].slot * SLOT // MINUTE
                 for minute in self._minutes:
                     if first <= minute <= last:
                         self.unsent[f"1m:{minute}"] = self.through
 
-    def flush(self, acknowledged: tuple[str, int], *, whole: bool) -> WorkerFlush:
+    def flush(self, acknowledged: tuple[str, int], *, whole: bool, pause: Callable[[], None] = never) -> WorkerFlush:
         """What to write: what is open as it was at the last `cut`, what is unsent, and if need be the sum.
 
         There is need if it is to be `whole`, or if what was `acknowledged` is the sum of another worker, or through
-        other slots. May run in a thread.
+        other slots. May run in a thread, and then with pauses.
         """
         with self._lock:
-            self.fold()
+            self.fold(pause=pause)
             whole = whole or acknowledged != (self.worker, self.through)
-            through, total = self.total() if whole else (self.through, None)
+            through, total = self.total(pause=pause) if whole else (self.through, None)
             self.sequence += 1
-            slot, opened, _ = self._open
-            opened.gauges = self._under_way
-            running = encode(summary_of(opened))
-            windows = {**self.windows(), f"10s:{slot}": running, f"tail:{slot * SLOT // MINUTE}": running}
-            return WorkerFlush(self.worker, Flush(self.sequence, through, total, encode_sums(opened), windows))
+            slot, sums, summary = self._open
+            sums.gauges = self._under_way
+            running = encode(summary, pause=pause)
+            windows = {**self.windows(pause=pause), f"tail:{slot * SLOT // MINUTE}": running}
+            # A slot that was over before this was called, or was ended early, is written with all that is known of it.
+            windows[f"10s:{slot}"] = encode(self.window(f"10s:{slot}")) if slot in self._slots else running
+            now = encode_sums(sums, pause=pause)
+            return WorkerFlush(self.worker, Flush(self.sequence, through, total, now, windows))
 
-    def total(self) -> tuple[int, bytes]:
+    def total(self, *, pause: Callable[[], None] = never) -> tuple[int, bytes]:
         """The sum as a blob, and how many slots are in it. May run in a thread."""
         with self._lock:
             if self._encoded is None or self._encoded[0] != self.through:
-                self._encoded = (self.through, encode_sums(self._sum))
+                self._encoded = (self.through, encode_sums(self._sum, pause=pause))
             return self._encoded
 
     def whole(self) -> Figures:
@@ -249,7 +260,7 @@ class Recorder:
         with self._lock:
             self.fold()
             if self._whole is not None:
-                copy.merge(self._whole, usage=False)
+                copy.merge(self._whole)
         return copy
 
     def under_way(self) -> Figures:
@@ -260,14 +271,13 @@ class Recorder:
                 figures.gauges[name] = figures.gauges.get(name, 0) + number
         return figures
 
-    def windows(self) -> Mapping[str, bytes]:
+    def windows(self, *, pause: Callable[[], None] = never) -> Mapping[str, bytes]:
         """The windows that are over and not acknowledged, as blobs. May run in a thread.
 
         A minute is among them after each of its slots, and then its tail holds nothing.
         """
         with self._lock:
-            own = {name: self.own(name) for name in self.unsent}
-            found = {name: encode(summary_of(figures)) for name, figures in own.items() if figures is not None}
+            found = {name: encode(self.window(name), pause=pause) for name in self.unsent}
             return found | {name.replace("1m:", "tail:"): b"" for name in found if name.startswith("1m:")}
 
     def sent(self, names: Iterable[str], *, through: int) -> None:
@@ -277,17 +287,17 @@ class Recorder:
                 if name in self.unsent and self.unsent[name] <= through:
                     del self.unsent[name]
 
-    def own(self, name: str) -> Figures | None:
-        """A window of this worker that is over, by its name."""
+    def window(self, name: str) -> Summary:
+        """A copy of a window of this worker, as far as it was folded. May run in a thread."""
         kind, _, number = name.partition(":")
+        copy = Summary()
         with self._lock:
-            return (self._slots if kind == "10s" else self._minutes).get(int(number))
-
-    def summary(self, name: str) -> Summary:
-        """A window of this worker, by its name; of a slot that goes on what was folded of it. May run in a thread."""
-        with self._lock:
-            opened = self._open
-            return summary_of((opened.figures if name == f"10s:{opened.slot}" else self.own(name)) or Figures())
+            found = (self._slots if kind == "10s" else self._minutes).get(int(number))
+            if found is not None:
+                copy.add(found)
+            if name == f"10s:{self._open.slot}":
+                copy.add(self._open.summary)
+        return copy
 
     # Becoming another worker
 

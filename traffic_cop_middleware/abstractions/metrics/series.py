@@ -79,17 +79,20 @@ class Series:
         self.slowest = max(self.slowest, exemplar.seconds)
         self.slow[bisect_left(BOUNDS, exemplar.seconds)] = exemplar
 
-    def merge(self, other: Series, *, sign: int = 1) -> None:
-        """Add what another one counted; with `sign=-1` take it away again."""
+    def merge(self, other: Series, *, sign: int = 1, buckets: bool = True) -> None:
+        """Add what another one counted; with `sign=-1` take it away again. Without `buckets` no exponential ones."""
         self.settle()
         other.settle()
-        self.duration.merge(other.duration, sign=sign)
-        self.first_byte.merge(other.first_byte, sign=sign)
+        for mine, theirs in ((self.duration, other.duration), (self.first_byte, other.first_byte)):
+            if buckets:
+                mine.merge(theirs, sign=sign)
+            else:
+                mine.merge_bounded(theirs, sign=sign)
         self.bytes_in += sign * other.bytes_in
         self.bytes_out += sign * other.bytes_out
         self.exceptions += sign * other.exceptions
         self.disconnects += sign * other.disconnects
-        if other.elsewhere is not None:
+        if buckets and other.elsewhere is not None:
             self.elsewhere = self.elsewhere or Histogram()
             self.elsewhere.merge(other.elsewhere, sign=sign)
         if sign == 1:

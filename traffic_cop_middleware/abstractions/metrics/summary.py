@@ -3,7 +3,8 @@
 Theory of operation. A summary has rows of numbers (of a route, method and status: requests, bytes, and so on), and the
 buckets of durations, which are told apart by route and method. Either is one integer with a lane for each number
 (`lanes.py`). A blob of it has the names (JSON), the rows, where the buckets of each histogram begin and how many they
-are, and the buckets, empty ones too; compression takes these away, and brings them back in C. Blobs with the same
+are, and the buckets, empty ones too, in narrow lanes where the counts are small (behind a number that none of them
+reaches; 0 where the lanes are not narrow); compression takes these away, and brings them back in C. Blobs with the same
 names, as workers of one app mostly have them, are added up place by place, all of their rows by one addition. So 400
 workers with 300 series take a third of a second where reading bucket by bucket took five.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
 from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figures, Name
-from traffic_cop_middleware.abstractions.metrics.lanes import BUCKET, NUMBER, Buckets, lanes_of
+from traffic_cop_middleware.abstractions.metrics.lanes import BUCKET, NARROW, NUMBER, Buckets, lanes_of, relaned
 from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Key, Series
 from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST
@@ -28,6 +29,8 @@ FIRST_BYTE = {REQUESTS: "requests.first_byte", STREAMS: "streams.first_byte"}
 WIDTHS = {REQUESTS: 5, STREAMS: 5, COUNTS: 1, USAGE: 5}
 """Numbers of a row by the first part of its name. Of requests: their number, bytes in and out, exceptions,
 disconnects; of usage those of `Used`."""
+MOST_NARROW = 1 << 13
+"""Up to so many durations in each histogram the lanes are narrow; so seven blobs at least are added up as they are."""
 LOWEST = 1 << 15
 """Added to an index, so that it is not negative."""
 AT_ONCE = 64
@@ -122,12 +125,17 @@ def encode(summary: Summary, *, pause: Callable[[], None] = never) -> bytes:
     """A summary as a blob."""
     rows, durations = sorted(summary.rows), sorted(summary.durations)
     numbers = b"".join(summary.rows[name].to_bytes(WIDTHS[name[0]] * NUMBER, "little") for name in rows)
-    places: list[int] = []
+    every = [summary.durations[name] for name in durations]
+    # No bucket has more than its histogram.
+    most = max((buckets.count for buckets in every), default=0) + 1
+    if most > MOST_NARROW:
+        most = 0
+    places = [most]
     lanes = []
-    for name in durations:
-        buckets = summary.durations[name]
-        places += buckets.low + LOWEST, buckets.size
-        lanes.append(buckets.packed())
+    for buckets in every:
+        data = buckets.packed()
+        places += buckets.low + LOWEST, len(data) // BUCKET
+        lanes.append(relaned(data, BUCKET, NARROW) if most else data)
         pause()
     names = json.dumps([rows, durations], separators=(",", ":")).encode("ascii")
     return blob_of(FORM, (names, numbers, struct.pack(f"<{len(places)}H", *places), b"".join(lanes)))
@@ -147,6 +155,12 @@ class Column:
         self._size = sum(size for _, size in self._rows)
         self._numbers = 0
         self._buckets = [Buckets() for _ in self._names]
+        self._begin_narrow()
+
+    def _begin_narrow(self) -> None:
+        self._narrow = [Buckets(width=NARROW) for _ in self._names]
+        self._most = 0
+        """What a narrow lane may have come to."""
 
     def add(self, numbers: bytes, places: bytes, lanes: bytes, pause: Callable[[], None]) -> None:
         """Add the parts of a blob.
@@ -154,23 +168,35 @@ class Column:
         Raises:
             ValueError: they don't fit the names; nothing was added.
         """
-        if len(numbers) != self._size or len(places) != 4 * len(self._names):
+        if len(numbers) != self._size or len(places) != 2 + 4 * len(self._names):
             raise ValueError("a blob that holds no figures: its numbers do not fit its names")
-        found = struct.unpack(f"<{len(places) // 2}H", places)
+        most, *found = struct.unpack(f"<{len(places) // 2}H", places)
         lows, sizes = found[::2], found[1::2]
-        if sum(sizes) * BUCKET != len(lanes):
+        width = NARROW if most else BUCKET
+        if sum(sizes) * width != len(lanes):
             raise ValueError("a blob that holds no figures: its buckets do not fit their places")
+        if self._most + most >= 1 << 8 * NARROW:
+            self._widen()
+        self._most += most
         self._numbers += int.from_bytes(numbers, "little")
         at = 0
-        for number, (buckets, low, size) in enumerate(zip(self._buckets, lows, sizes, strict=True)):
-            end = at + size * BUCKET
+        every = self._narrow if most else self._buckets
+        for number, (buckets, low, size) in enumerate(zip(every, lows, sizes, strict=True)):
+            end = at + size * width
             buckets.add(low - LOWEST, int.from_bytes(lanes[at:end], "little"))
             at = end
             if not number % AT_ONCE:
                 pause()
 
+    def _widen(self) -> None:
+        """Add the narrow buckets to the others, before they outgrow their lanes."""
+        for buckets, narrow in zip(self._buckets, self._narrow, strict=True):
+            buckets.add(narrow.low, int.from_bytes(relaned(narrow.packed(), NARROW, BUCKET), "little"))
+        self._begin_narrow()
+
     def give(self, summary: Summary) -> None:
         """Add what it came to."""
+        self._widen()
         data = self._numbers.to_bytes(self._size, "little")
         at = 0
         for name, size in self._rows:

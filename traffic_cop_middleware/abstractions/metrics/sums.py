@@ -18,7 +18,7 @@ from typing import Any
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
-from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
+from traffic_cop_middleware.abstractions.metrics.pauses import Pauses, never
 from traffic_cop_middleware.abstractions.metrics.series import Exemplar, Series
 
 FORM = b"1"
@@ -31,7 +31,7 @@ AT_ONCE = 16
 """Blobs that are added up without a pause: that takes about a millisecond."""
 
 
-def encode_sums(figures: Figures) -> bytes:
+def encode_sums(figures: Figures, *, pause: Callable[[], None] = never) -> bytes:
     """Figures as a blob: without exponential buckets and usage."""
     names: list[Any] = []
     numbers = array("d")
@@ -43,6 +43,7 @@ def encode_sums(figures: Figures) -> bytes:
             numbers.extend(_timed(series.duration))
             numbers.extend(_timed(series.first_byte))
             numbers.extend((series.bytes_in, series.bytes_out, series.exceptions, series.disconnects))
+            pause()
     for name in sorted(figures.timings):
         names.append(["timings", *name])
         numbers.extend(_timed(figures.timings[name]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 KINDS = ("user", "tenant", "plan", "api_key")
@@ -50,11 +49,3 @@ class Usage:
                 return self._of(kind, REST)
             used = names[name] = [0, 0, 0, 0, 0]
         return used
-
-    def merge(self, kinds: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
-        """Add what another window, or another worker, has in `kinds`."""
-        for kind, names in kinds.items():
-            for name, numbers in names.items():
-                used = self._of(kind, name)
-                for at, number in enumerate(numbers):
-                    used[at] += number

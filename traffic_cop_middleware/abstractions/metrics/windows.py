@@ -1,7 +1,7 @@
 """The windows of all workers, each added up to one, and kept until somebody writes into it.
 
 Theory of operation. A window has a part per worker, and a stamp that is another one after each write. Adding up the
-parts of hundreds of workers takes a second, so it is done only where the stamp is not the one that is kept; and what a
+parts of hundreds of workers takes long, so it is done only where the stamp is not the one that is kept; and what a
 window that is over came to is sealed in the store at that stamp, for whoever reads it next. Who writes late gives the
 window a new stamp, and breaks the seal.
 """
