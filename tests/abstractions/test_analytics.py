@@ -17,8 +17,10 @@ from tests.asgi import http_scope, send_through
 from traffic_cop_middleware import TrafficCop
 from traffic_cop_middleware.abstractions import analytics
 from traffic_cop_middleware.abstractions.analytics import SILENT, AnalyticsAbstraction
-from traffic_cop_middleware.abstractions.metrics.figures import FORM, encode
+from traffic_cop_middleware.abstractions.metrics.live import period_of
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summed_up
+from traffic_cop_middleware.abstractions.metrics.sums import strict, summed
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.contracts import SEALED, Flush, Flushed, MetricsStore, MetricsWindow
@@ -146,7 +148,7 @@ async def test_a_look_reads_what_was_written_since_the_one_before(
     assert store.read == [f"10s:{slot + 2}", f"10s:{slot + 3}"]
 
 
-async def test_minutes_are_sealed_also_where_nobody_looks(
+async def test_windows_are_sealed_also_where_nobody_looks(
     crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3 * MINUTE // SLOT):
@@ -156,13 +158,77 @@ async def test_minutes_are_sealed_also_where_nobody_looks(
         fake_clock.advance(SLOT)
     store, minute = memory_backend.metrics, int(fake_clock()) // MINUTE - 2
     assert set(store.window(f"1m:{minute}").parts) == {worker.recorder.worker for worker in crew}
-    monkeypatch.setattr(analytics, "TURN_PERIOD", 0.0)  # it is this worker's turn
+    for period in ("TURN_PERIOD", "SEAL_PERIOD"):
+        monkeypatch.setattr(analytics, period, 0.0)  # it is this worker's turn
     crew[0].analytics = AnalyticsAbstraction(store, crew[0].recorder, interval=0.01)
     flushing = asyncio.create_task(crew[0].analytics.keep_flushing())
-    await poll(lambda: all(set(store.window(f"{kind}:{minute}").parts) == {SEALED} for kind in ("1m", "tail")))
+    slot = int(fake_clock()) // SLOT
+    names = [f"1m:{minute}", f"tail:{minute}", *(f"10s:{each}" for each in range(slot - 6, slot - 1))]
+    await poll(lambda: all(set(store.window(name).parts) == {SEALED} for name in names))
+    assert SEALED not in store.window(f"10s:{slot - 1}").parts  # who is a bit late would break the seal
     flushing.cancel()
     await asyncio.wait([flushing])
     assert (await crew[1].windows())[2] == 3 * 3 * MINUTE // SLOT
+
+
+async def test_a_worker_that_does_not_know_how_many_there_are_seals_nothing(
+    crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker in crew[:2]:
+        worker.serve(1)
+        await worker.analytics.flush()
+    name = f"10s:{int(fake_clock()) // SLOT}"
+    fake_clock.advance(2 * SLOT)
+    monkeypatch.setattr(analytics, "SEAL_PERIOD", 0.0)
+    monkeypatch.setattr(analytics, "TURN_PERIOD", float("inf"))
+    store = memory_backend.metrics
+    lone = AnalyticsAbstraction(store, crew[2].recorder, interval=0.01)
+    flushing = asyncio.create_task(lone.keep_flushing())
+    flushes = crew[2].recorder.sequence + 5
+    await poll(lambda: crew[2].recorder.sequence >= flushes)
+    assert SEALED not in store.window(name).parts
+    await lone.totals()  # and now it knows
+    await poll(lambda: set(store.window(name).parts) == {SEALED})
+    flushing.cancel()
+    await asyncio.wait([flushing])
+
+
+async def test_what_comes_between_a_cut_and_its_flush_is_in_the_next_one(fake_clock: FakeClock) -> None:
+    fake_clock.advance(600_000 - fake_clock() % MINUTE)
+    recorder = Recorder(clock=fake_clock)
+    slot = int(fake_clock()) // SLOT
+
+    def serve() -> None:
+        recorder.turn()
+        recorder.series(("/a", "GET", 200)).pending.append((0.01, 0.01, 1, 1))
+
+    def flushed() -> tuple[int, int, dict[str, int]]:
+        """Requests of the sum, of what came after it, and of each window."""
+        flush = recorder.flush(("", 0), whole=True).flush
+        assert flush.total is not None
+        total, now = (summed([(blob, False)], unreadable=strict).requests for blob in (flush.total, flush.now))
+        windows = {
+            name: period_of(summed_up(filter(None, [blob]), unreadable=strict), SLOT).total.requests
+            for name, blob in flush.windows.items()
+        }
+        return sum(each.count for each in total.values()), sum(each.count for each in now.values()), windows
+
+    serve()
+    recorder.cut()
+    serve()
+    minute = slot * SLOT // MINUTE
+    assert flushed() == (0, 1, {f"10s:{slot}": 1, f"tail:{minute}": 1})
+    recorder.cut()
+    fake_clock.advance(SLOT)
+    serve()  # the slot of the cut is over before its flush is made
+    assert flushed() == (2, 0, {f"10s:{slot}": 2, f"1m:{minute}": 2, f"tail:{minute}": 0})
+    recorder.cut()
+    both = {f"10s:{slot}": 2, f"10s:{slot + 1}": 1}
+    assert flushed() == (2, 1, {**both, f"1m:{minute}": 2, f"tail:{minute}": 1})
+    recorder.turn(early=True)
+    serve()
+    recorder.cut()
+    assert flushed() == (3, 1, {f"10s:{slot}": 2, f"10s:{slot + 1}": 2, f"1m:{minute}": 3, f"tail:{minute}": 1})
 
 
 async def test_a_worker_that_was_taken_for_dead_comes_back_and_counts_once(
@@ -315,14 +381,14 @@ async def test_a_worker_that_was_taken_for_dead_before_it_ends_counts_once(
 async def test_figures_that_this_version_can_not_read_are_left_out_and_never_retired(
     crew: list[Worker], memory_backend: MemoryBackend, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    window = encode([FORM + 1, [], [], [], [], [], {}])
+    window = b"9" + encode(Summary())[1:]
     name = f"10s:{int(fake_clock()) // SLOT}"
     memory_backend.metrics.flush("newer", Flush(1, 0, b"2 total", b"2 now", {name: window}, final=True))
     crew[0].serve(3)
     with caplog.at_level(logging.WARNING, "traffic_cop"):
         assert await crew[0].total() == 3
         assert (await crew[0].windows())[2] == 3
-    assert f"figures of the form {FORM + 1}" in caplog.text
+    assert "figures of the form b'9'" in caplog.text
     assert "newer" in memory_backend.metrics.totals().workers
 
 

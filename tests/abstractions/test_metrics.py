@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import random
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figures, decode, encode
-from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
+from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
+from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figures
+from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, SCALE, Histogram, middle
+from traffic_cop_middleware.abstractions.metrics.lanes import BUCKET, Buckets
+from traffic_cop_middleware.abstractions.metrics.live import period_of
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Exemplar, Series
+from traffic_cop_middleware.abstractions.metrics.summary import FORM, Summary, encode, summary_of, summed_up
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
-from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST, Usage
+from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST
 
 SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
 durations = st.floats(1e-6, 1e4)
@@ -134,19 +137,17 @@ def count(figures: Figures, one: tuple[str, str, int, float, int, int]) -> None:
     figures.usage.add("user", f"u{size % 7}", status, size, size)
 
 
-def told(figures: Figures) -> Any:
-    """All that figures say, in one order, without the sums of floats."""
-    packed = figures.packed()
-
-    def sorted_bins(histogram: list[Any]) -> Any:
-        scale, _, indexes, counts, bounded = histogram
-        return scale, sorted(zip(indexes, counts, strict=True)), bounded
-
+def settled(figures: Figures) -> Any:
+    """All that figures say, without the sums of floats."""
+    for series in figures.requests.values():
+        series.settle()
     return (
-        sorted((*key, sorted_bins(series[0]), sorted_bins(series[1]), *series[2:6]) for *key, series in packed[1]),
-        sorted(packed[3]),
-        sorted((*name, sorted_bins(histogram)) for *name, histogram in packed[4]),
-        {kind: dict(sorted(names.items())) for kind, names in packed[6].items()},
+        {
+            key: (series.duration.bins, series.duration.bounded, series.first_byte.bins, series.bytes_in)
+            for key, series in figures.requests.items()
+        },
+        figures.counts,
+        {name: timed.bins for name, timed in figures.timings.items()},
     )
 
 
@@ -158,11 +159,16 @@ def test_merging_workers_equals_one_worker_that_saw_everything(
     for at, one in enumerate(requests):
         count(alone, one)
         count(parts[at % workers], one)
-    by_blobs, by_figures = Figures(), Figures()
+    blobs = [encode(summary_of(part)) for part in parts]
+    halves = [summed_up(some, unreadable=strict) for some in (blobs[::2], blobs[1::2])]
+    by_figures, by_summaries = Figures(), Summary()
     for part in parts:
-        by_blobs.merge_packed(decode(encode(part.packed())))
         by_figures.merge(part)
-    assert told(by_blobs) == told(by_figures) == told(alone)
+    for half in halves:
+        by_summaries.add(half)
+    assert settled(by_figures) == settled(alone)
+    again = summed_up([encode(by_summaries)], unreadable=strict)
+    assert period_of(again, 60) == period_of(by_summaries, 60) == period_of(summary_of(alone), 60)
 
 
 @given(st.lists(request, max_size=20), st.lists(request, max_size=20))
@@ -178,7 +184,7 @@ def test_what_is_taken_away_again_was_never_there(
         count(rest, each)
     both.merge(one, sign=-1)
     for figures in (both, rest):
-        figures.packed()  # adds up what is pending
+        settled(figures)
     left = {key: series for key, series in both.requests.items() if series.count}
     assert {key: series.duration.bins for key, series in left.items()} == {
         key: series.duration.bins for key, series in rest.requests.items() if series.count
@@ -186,20 +192,61 @@ def test_what_is_taken_away_again_was_never_there(
 
 
 def test_usage_tells_2000_of_a_kind_apart_and_sums_up_the_rest() -> None:
-    usage = Usage()
+    figures = Figures()
+    usage = figures.usage
     for number in range(MOST + 500):
         usage.add("user", f"u{number}", 500 if number % 2 else 429, 1, 2)
     usage.add("user", "u3", 200, 10, 20)
-    table = usage.table()["user"]
+    table = period_of(summary_of(figures), 60).usage["user"]
     assert len(table) == MOST + 1
     assert table[REST] == (500, 250, 250, 500, 1000)
     assert table["u3"] == (2, 1, 0, 11, 22)
     assert next(iter(table)) == REST
-    merged = Usage()
-    merged.merge(usage.kinds)
-    merged.merge(usage.kinds)
-    assert len(merged.kinds["user"]) == MOST + 1
-    assert sum(used[0] for used in merged.kinds["user"].values()) == 2 * (MOST + 501)
+    merged = Summary()
+    for _ in range(2):
+        merged.add(summary_of(figures))
+    table = period_of(merged, 60).usage["user"]
+    assert len(table) == MOST + 1
+    assert sum(used.requests for used in table.values()) == 2 * (MOST + 501)
+
+
+def test_a_summary_of_workers_with_other_users_tells_2000_apart() -> None:
+    workers = [Figures() for _ in range(3)]
+    for at, figures in enumerate(workers):
+        for number in range(MOST // 2 + 100):
+            figures.usage.add("user", f"u{at}.{number}", 200, 1, 2)
+            figures.count(("upstream.failed", f"r{at}.{number}", "u", "e"))
+            figures.timing(("upstream", f"r{at}.{number}", "u", "200")).add(0.1)
+    whole = summed_up([encode(summary_of(figures)) for figures in workers], unreadable=strict)
+    period = period_of(whole, 60)
+    each = MOST // 2 + 100
+    assert len(period.usage["user"]) == MOST + 1
+    assert period.usage["user"][REST].requests == 3 * each - MOST
+    assert len(period.upstreams) == MOST_NAMES + 1
+    rest = period.upstreams[OVERFLOW, OVERFLOW]
+    assert (rest.requests, rest.failures) == (3 * each - MOST_NAMES, {OVERFLOW: 3 * each - MOST_NAMES})
+
+
+@given(st.lists(st.lists(durations, max_size=30), max_size=5))
+def test_buckets_in_lanes_have_the_quantiles_of_the_histogram(parts: list[list[float]]) -> None:
+    whole, buckets = Histogram(), Buckets()
+    for values in parts:
+        histogram = Histogram()
+        histogram.add_all(values)
+        whole.merge(histogram)
+        more = Buckets.of(histogram.bins)
+        buckets.add(more.low, more.lanes)
+    assert buckets.count == whole.count
+    assert buckets.quantiles(*SHARES) == [whole.quantile(share) for share in SHARES]
+
+
+def test_buckets_hold_what_hundreds_of_busy_workers_count() -> None:
+    buckets = Buckets()
+    for _ in range(1_000):
+        more = Buckets.of({-800: 10**6, -799: 255, 744: 10**6})
+        buckets.add(more.low, more.lanes)
+    assert buckets.count == 2 * 10**9 + 255_000
+    assert buckets.quantiles(0.4, 0.5001) == [middle(-800, SCALE), middle(744, SCALE)]
 
 
 def test_counters_and_timings_are_capped_by_family() -> None:
@@ -219,14 +266,47 @@ def test_an_exemplar_is_the_newest_slow_request_of_its_bound() -> None:
     new.note(Exemplar(0.21, "b" * 32, 2.0))
     new.note(Exemplar(3.0, "c" * 32, 2.0))
     for each in (new, old):
-        merged.merge_packed(each.packed())
+        merged.merge(each)
     assert sorted(exemplar.trace[0] for exemplar in merged.slow.values()) == ["b", "c"]
 
 
-@pytest.mark.parametrize("blob", [b"", b"garbage", *map(zlib.compress, (b"", b"[]", b"[1]", b"[2,0]", b"[3,0,0,0,0]"))])
-def test_a_blob_that_holds_no_figures_is_an_error(blob: bytes) -> None:
-    with pytest.raises(ValueError, match="figures"):
-        decode(blob)
+def test_workers_that_count_more_than_narrow_lanes_hold_add_up() -> None:
+    blobs = []
+    for requests in [*[8_000] * 20, 100_000, 3, *[8_000] * 5]:  # a lane of two bytes holds 65,535
+        figures = Figures()
+        timed = figures.timing(("upstream", "/a", "one", "200"))
+        timed.bins, timed.bounded[0] = {-200: requests, -100: 1}, requests
+        blobs.append(encode(summary_of(figures)))
+    whole = summed_up(blobs, unreadable=strict)
+    (buckets,) = whole.durations.values()
+    assert buckets.low == -200
+    assert buckets.lanes == 300_003 + (len(blobs) << 100 * BUCKET * 8)
+    again = summed_up([encode(whole), *blobs], unreadable=strict)
+    assert [each.count for each in again.durations.values()] == [2 * (300_003 + len(blobs))]
+
+
+def broken_blobs() -> Iterator[bytes]:
+    figures = Figures()
+    count(figures, ("/a", "GET", 200, 0.1, 1, 1))
+    names, numbers, places, lanes = parts_of(encode(summary_of(figures)), FORM, 4)
+    yield from (b"", b"garbage", b"3garbage", b"9" + blob_of(b"", (names, numbers, places, lanes)))
+    yield blob_of(FORM, (names, numbers, places))
+    for wrong in (b"", b"{}", b"[1]", b"[[1],[]]", b"[[[]],[]]", b'[[["nothing"]],[]]', b"[1,2]", b"\xff"):
+        yield blob_of(FORM, (wrong, numbers, places, lanes))
+    yield blob_of(FORM, (names, numbers[1:], places, lanes))
+    yield blob_of(FORM, (names, numbers, places + b"0", lanes))
+    yield blob_of(FORM, (names, numbers, places, lanes + b"0"))
+
+
+@pytest.mark.parametrize("blob", [*broken_blobs()])
+def test_a_blob_that_holds_no_figures_is_left_out_and_told(blob: bytes) -> None:
+    figures = Figures()
+    count(figures, ("/b/{id}", "GET", 200, 0.1, 1, 1))
+    left_out: list[ValueError] = []
+    found = summed_up([blob, encode(summary_of(figures)), blob], unreadable=left_out.append)
+    assert {name: traffic.requests for name, traffic in period_of(found, 60).routes.items()}["/b/{id}"] == 1
+    assert period_of(found, 60).total.requests == 1
+    assert ["figures" in str(each) for each in left_out] == [True, True]
 
 
 def sums(figures: Figures) -> Any:
@@ -250,7 +330,7 @@ def test_the_sums_of_workers_are_those_of_one_worker_that_saw_everything(
         count(alone, one)
         count(parts[at % workers], one)
         parts[at % workers].gauges["in_flight", "/a", "GET"] = 1
-    alone.packed()  # adds up what is pending
+    settled(alone)
     found = summed([(encode_sums(part), at == 0) for at, part in enumerate(parts)], unreadable=strict)
     assert sums(found) == sums(alone)
     assert found.gauges == ({("in_flight", "/a", "GET"): 1} if requests else {})

@@ -24,8 +24,9 @@ from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauge
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.record import Gone, read, united, with_workers
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
+from traffic_cop_middleware.abstractions.metrics.summary import Summary
 from traffic_cop_middleware.abstractions.metrics.sums import summed
-from traffic_cop_middleware.abstractions.metrics.windows import Windows, left_out, tails_of, windows_at
+from traffic_cop_middleware.abstractions.metrics.windows import Windows, left_out, tails_of, to_seal, windows_at
 from traffic_cop_middleware.contracts import MetricsRecord, MetricsStore, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
@@ -35,11 +36,13 @@ T = TypeVar("T")
 SILENT = 600.0
 """Seconds after which a worker that writes nothing is taken for dead."""
 TURN_PERIOD = 60.0
-"""Seconds between two looks for workers that are gone, and for minutes to seal, over all workers together."""
+"""Seconds between two looks for workers that are gone, over all workers together."""
+SEAL_PERIOD = 5.0
+"""Seconds between two looks for windows to seal, over all workers together: a slot is sealed soon after it is over."""
 MOST_TURNS = 5
 SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
-MOST_INLINE = 100
+MOST_INLINE = 25
 """Series that are written without a thread: that takes about a millisecond."""
 
 
@@ -66,7 +69,8 @@ class AnalyticsAbstraction:
         """The worker, and through how many slots the store has its sum."""
         self._record: MetricsRecord | None = None
         self._heal_until = 0.0
-        self._workers = 1
+        self._workers = 0
+        """How many there are; 0 before this one has looked."""
         # One of its own: the app's may all be busy with its endpoints.
         self._threads = anyio.CapacityLimiter(1)
         self._windows = Windows(store, threads=self._threads)
@@ -92,10 +96,9 @@ class AnalyticsAbstraction:
             totals = await answered(self._store.totals())
         except StoreError:
             recorder.turn()
+            recorder.cut()
             (slots, minutes), tails = windows_at(recorder.slot), []
-            running = Figures()
-            running.merge(recorder.running)  # a copy: requests go on writing to it
-            windows = await self._in_thread(partial(self._own_windows, [*minutes, *slots], running))
+            windows = await self._in_thread(self._own_windows, [*minutes, *slots])
             under_way, workers, complete, age = recorder.under_way(), 1, False, 0.0
         else:
             under_way = await self._in_thread(partial(self._under_way, totals))
@@ -108,10 +111,10 @@ class AnalyticsAbstraction:
             pause = Pauses()
 
             def period(names: Sequence[str], seconds: float) -> Period:
-                figures = Figures()
+                summary = Summary()
                 for name in names:
-                    figures.merge(windows[name], pause=pause)
-                return period_of(figures, min(seconds, age), pause=pause)
+                    summary.add(windows[name], pause=pause)
+                return period_of(summary, min(seconds, age), pause=pause)
 
             in_minute = recorder.slot % (MINUTE // SLOT)
             return (
@@ -168,12 +171,9 @@ class AnalyticsAbstraction:
         alive = [each.now for each in totals.workers.values() if not each.final and each.age < self._fresh]
         return summed([(blob, True) for blob in alive if blob], unreadable=left_out)
 
-    def _own_windows(self, names: Sequence[str], running: Figures) -> Mapping[str, Figures]:
-        recorder = self._recorder
-        recorder.fold()
-        found = {name: recorder.own(name) or Figures() for name in names}
-        found[names[-1]] = running
-        return found
+    def _own_windows(self, names: Sequence[str]) -> Mapping[str, Summary]:
+        self._recorder.fold(pause=Pauses())
+        return {name: self._recorder.window(name) for name in names}
 
     # Writing
 
@@ -192,16 +192,12 @@ class AnalyticsAbstraction:
             whole = False
             for _ in range(MOST_TURNS):
                 recorder.turn()
-                while recorder.behind:
-                    await self._in_thread(recorder.fold)
-                    recorder.turn()
-                now = recorder.now()
-                whole = whole or (now.worker, now.through) != self._acknowledged
-                make = partial(recorder.flush, now, whole=whole)
-                long = whole or recorder.unsent or len(recorder.running.requests) > MOST_INLINE
-                worker, flush = await self._in_thread(make) if long else make()
-                if (worker, flush.through) != (now.worker, now.through):
-                    continue  # the sum goes further by now, and would count that slot twice
+                recorder.cut()
+                make = partial(recorder.flush, self._acknowledged, whole=whole)
+                # Who writes in a thread may hold up the others.
+                busy = self._threads.borrowed_tokens > 0
+                long = whole or busy or recorder.behind or recorder.unsent or recorder.size > MOST_INLINE
+                worker, flush = await self._in_thread(partial(make, pause=Pauses())) if long else make()
                 flushed = await answered(self._store.flush(worker, flush))
                 if worker != recorder.worker:
                     continue  # on another event loop it was ended meanwhile
@@ -253,16 +249,21 @@ class AnalyticsAbstraction:
             await anyio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
             try:
                 await self.flush()
-                if random.random() * TURN_PERIOD * self._workers < self._interval:  # noqa: S311 - by turns
+                if self._has_turn(TURN_PERIOD):
                     totals = await answered(self._store.totals())
                     self._alive(totals)
                     await self._retire(totals)
-                    minutes = windows_at(self._recorder.slot)[1]
-                    await self._windows.seal([*minutes, *tails_of(minutes)])
+                if self._workers and self._has_turn(SEAL_PERIOD):
+                    recorder = self._recorder
+                    await self._windows.seal(to_seal(recorder.slot), now=recorder.clock())
             except StoreError as exc:  # the store has told of its loss; the next time will do
                 log.debug("not flushed: %s", exc)
             except Exception:
                 log.exception("the metrics were not flushed; they will be the next time")
+
+    def _has_turn(self, period: float) -> bool:
+        """Whether this worker is the one of all that does something now which one of them does in every `period`."""
+        return random.random() * period * max(1, self._workers) < self._interval  # noqa: S311 - by turns
 
     # Workers that are gone
 

@@ -113,7 +113,7 @@ class MetricsExport:
         deltas = self._exporter.deltas
         changed = Figures()
         if deltas:
-            changed.merge(whole, usage=False)
+            changed.merge(whole)
             changed.merge(self._sent, sign=-1)
         for instrument in INSTRUMENTS:
             if instrument.name in self._left_out:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import repeat
 from math import ceil, fsum, log2
 from operator import add
-from typing import Any
 
 SCALE = 5
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -81,7 +80,7 @@ class Histogram:
         for index in sorted(self.bins):
             seen += self.bins[index]
             if seen >= rank:
-                return _middle(index, self.scale)
+                return middle(index, self.scale)
         return None
 
     def downscale(self, scale: int) -> None:
@@ -96,49 +95,31 @@ class Histogram:
 
     def merge(self, other: Histogram, *, sign: int = 1) -> None:
         """Add what another one counted; with `sign=-1` take it away again."""
-        bins = other.bins
-        total = other.total * sign
-        self._merge(list(bins), list(bins.values()), other.bounded, scale=other.scale, total=total, sign=sign)
-
-    def merge_packed(self, packed: Sequence[Any]) -> None:
-        """Add one that `packed` wrote."""
-        scale, total, indexes, counts, bounded = packed
-        self._merge(indexes, counts, bounded, scale=scale, total=total, sign=1)
-
-    def _merge(
-        self,
-        indexes: Sequence[int],
-        counts: Sequence[int],
-        bounded: Sequence[int],
-        *,
-        scale: int,
-        total: float,
-        sign: int,
-    ) -> None:
+        self.merge_bounded(other, sign=sign)
         shift = 0
-        if scale != self.scale:
-            self.downscale(scale)
-            shift = scale - self.scale
+        if other.scale != self.scale:
+            self.downscale(other.scale)
+            shift = other.scale - self.scale
         bins = self.bins
         if not shift and sign == 1:
-            bins.update(zip(indexes, map(add, counts, map(bins.get, indexes, repeat(0))), strict=True))
+            counts = map(add, other.bins.values(), map(bins.get, other.bins, repeat(0)))
+            bins.update(zip(list(other.bins), counts, strict=True))
         else:
-            for index, count in zip(indexes, counts, strict=True):
+            for index, count in other.bins.items():
                 place = index >> shift
                 left = bins.get(place, 0) + sign * count
                 if left:
                     bins[place] = left
                 else:
                     bins.pop(place, None)
-        self.bounded = [a + sign * b for a, b in zip(self.bounded, bounded, strict=True)]
-        self.total += total
 
-    def packed(self) -> list[Any]:
-        """As JSON: scale, total, the buckets' indexes and counts, the counts of the bounds."""
-        return [self.scale, self.total, list(self.bins), list(self.bins.values()), self.bounded]
+    def merge_bounded(self, other: Histogram, *, sign: int = 1) -> None:
+        """The same, without the exponential buckets."""
+        self.bounded = [a + sign * b for a, b in zip(self.bounded, other.bounded, strict=True)]
+        self.total += sign * other.total
 
 
-def _middle(index: int, scale: int) -> float:
+def middle(index: int, scale: int) -> float:
     """The value whose relative distance to both ends of a bucket is the same."""
     base: float = 2.0 ** (2.0**-scale)
     lower: float = 2.0 ** (index * 2.0**-scale)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from traffic_cop_middleware.abstractions.metrics import families
-from traffic_cop_middleware.abstractions.metrics.figures import Figures
-from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
+from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name
+from traffic_cop_middleware.abstractions.metrics.lanes import Buckets, numbers_in
 from traffic_cop_middleware.abstractions.metrics.pauses import never
-from traffic_cop_middleware.abstractions.metrics.series import Key, Series
+from traffic_cop_middleware.abstractions.metrics.summary import (
+    COUNTS,
+    FIRST_BYTE,
+    REQUESTS,
+    STREAMS,
+    TIMINGS,
+    USAGE,
+    WIDTHS,
+    Summary,
+)
 from traffic_cop_middleware.abstractions.metrics.usage import Used
 
 
@@ -106,57 +115,85 @@ class Live:
     sockets_open: Mapping[str, int]
 
 
-def period_of(figures: Figures, seconds: float, *, pause: Callable[[], None] = never) -> Period:
-    """Figures of a stretch of time, as people and programs read them."""
-    by_route: dict[str, list[tuple[Key, Series]]] = defaultdict(list)
-    statuses: dict[int, int] = defaultdict(int)
-    for key, series in figures.requests.items():
-        by_route[key[0]].append((key, series))
-        statuses[key[2]] += series.count
-    streams: dict[str, list[tuple[Key, Series]]] = defaultdict(list)
-    for key, series in figures.streams.items():
-        streams[key[0]].append((key, series))
+def period_of(summary: Summary, seconds: float, *, pause: Callable[[], None] = never) -> Period:
+    """A stretch of time, as people and programs read it."""
+    total, routes, statuses = _traffic(summary, REQUESTS, seconds, pause)
+    _, streams, _ = _traffic(summary, STREAMS, seconds, pause)
     return Period(
         seconds=seconds,
-        total=traffic_of(figures.requests.items(), seconds, pause=pause),
-        routes={route: traffic_of(parts, seconds, pause=pause) for route, parts in sorted(by_route.items())},
-        statuses=dict(sorted(statuses.items())),
-        streams={route: traffic_of(parts, seconds, pause=pause) for route, parts in sorted(streams.items())},
-        upstreams=_upstreams(figures),
-        limits=_summed(figures, families.REFUSED),
-        sessions=_summed(figures, families.SESSIONS),
-        sockets=_sockets(figures),
-        usage=figures.usage.table(),
+        total=total,
+        routes=routes,
+        statuses=statuses,
+        streams=streams,
+        upstreams=_upstreams(summary, pause),
+        limits=_summed(summary, families.REFUSED),
+        sessions=_summed(summary, families.SESSIONS),
+        sockets=_sockets(summary, pause),
+        usage=_usage(summary, pause),
     )
 
 
-def traffic_of(parts: Iterable[tuple[Key, Series]], seconds: float, *, pause: Callable[[], None] = never) -> Traffic:
-    """Series as one."""
-    whole = Series()
-    errors = refused = 0
-    for (_, _, status), series in parts:
-        whole.merge(series)
-        pause()
+class _Route:
+    """Numbers of the rows of a route (or of all), and its buckets."""
+
+    def __init__(self) -> None:
+        self.numbers = [0] * WIDTHS[REQUESTS]
+        self.errors = self.refused = 0
+        self.durations, self.first_byte = Buckets(), Buckets()
+
+    def add(self, numbers: Sequence[int], status: int) -> None:
+        self.numbers = [known + more for known, more in zip(self.numbers, numbers, strict=True)]
         if status >= 500:
-            errors += series.count
+            self.errors += numbers[0]
         elif status == 429:
-            refused += series.count
-    duration = whole.duration
-    return Traffic(
-        requests=whole.count,
-        rate=whole.count / seconds if seconds else 0.0,
-        errors=errors,
-        refused=refused,
-        disconnects=whole.disconnects,
-        exceptions=whole.exceptions,
-        bytes_in=whole.bytes_in,
-        bytes_out=whole.bytes_out,
-        p50=duration.quantile(0.5),
-        p95=duration.quantile(0.95),
-        p99=duration.quantile(0.99),
-        p999=duration.quantile(0.999),
-        first_byte_p95=whole.first_byte.quantile(0.95),
-    )
+            self.refused += numbers[0]
+
+    def traffic(self, seconds: float) -> Traffic:
+        requests, bytes_in, bytes_out, exceptions, disconnects = self.numbers
+        p50, p95, p99, p999 = self.durations.quantiles(0.5, 0.95, 0.99, 0.999)
+        (first_byte_p95,) = self.first_byte.quantiles(0.95)
+        return Traffic(
+            requests=requests,
+            rate=requests / seconds if seconds else 0.0,
+            errors=self.errors,
+            refused=self.refused,
+            disconnects=disconnects,
+            exceptions=exceptions,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            p50=p50,
+            p95=p95,
+            p99=p99,
+            p999=p999,
+            first_byte_p95=first_byte_p95,
+        )
+
+
+def _traffic(
+    summary: Summary, kind: str, seconds: float, pause: Callable[[], None]
+) -> tuple[Traffic, Mapping[str, Traffic], Mapping[int, int]]:
+    """Of requests, or of long streams: all of them, by route, and their number by status."""
+    whole, routes = _Route(), defaultdict[str, _Route](_Route)
+    statuses: dict[int, int] = defaultdict(int)
+    for name, row in summary.rows.items():
+        if name[0] == kind:
+            numbers, status = numbers_in(row, WIDTHS[kind]), int(name[3])
+            whole.add(numbers, status)
+            routes[name[1]].add(numbers, status)
+            statuses[status] += numbers[0]
+            pause()
+    for name, buckets in summary.durations.items():
+        if name[0] == kind:
+            whole.durations.add(buckets.low, buckets.lanes)
+            routes[name[1]].durations.add(buckets.low, buckets.lanes)
+        elif name[0] == FIRST_BYTE[kind]:
+            whole.first_byte.add(buckets.low, buckets.lanes)
+            routes[name[1]].first_byte.add(buckets.low, buckets.lanes)
+    by_route = {}
+    for route in sorted(routes):
+        by_route[route] = routes[route].traffic(seconds)
+        pause()
+    return whole.traffic(seconds), by_route, dict(sorted(statuses.items()))
 
 
 def gauges_of(figures: Figures, family: str) -> Mapping[str, int]:
@@ -168,55 +205,82 @@ def gauges_of(figures: Figures, family: str) -> Mapping[str, int]:
     return dict(found)
 
 
-def _summed(figures: Figures, family: str) -> Mapping[str, int]:
+def _counts(summary: Summary) -> Iterator[tuple[Name, int]]:
+    """Counters by family and labels."""
+    return ((name[1:], number) for name, number in summary.rows.items() if name[0] == COUNTS)
+
+
+def _timings(summary: Summary, family: str) -> Iterator[tuple[Name, Buckets]]:
+    """Durations of a family by its labels."""
+    return ((name[2:], timed) for name, timed in summary.durations.items() if name[:2] == (TIMINGS, family))
+
+
+def _summed(summary: Summary, family: str) -> Mapping[str, int]:
     found: dict[str, int] = defaultdict(int)
-    for name, number in figures.counts.items():
+    for name, number in _counts(summary):
         if name[0] == family:
             found[name[1]] += number
     return dict(found)
 
 
-def _upstreams(figures: Figures) -> Mapping[tuple[str, str], UpstreamTraffic]:
-    timed: dict[tuple[str, str], Histogram] = defaultdict(Histogram)
+def _upstreams(summary: Summary, pause: Callable[[], None]) -> Mapping[tuple[str, str], UpstreamTraffic]:
+    timed = defaultdict[tuple[str, str], Buckets](Buckets)
     statuses: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     failures: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for name, histogram in figures.timings.items():
-        if name[0] == families.UPSTREAM:
-            _, route, upstream, status = name
-            timed[route, upstream].merge(histogram)
-            statuses[route, upstream][status] = histogram.count
-    for name, number in figures.counts.items():
+    for (route, upstream, status), buckets in _timings(summary, families.UPSTREAM):
+        timed[route, upstream].add(buckets.low, buckets.lanes)
+        statuses[route, upstream][status] = buckets.count
+        pause()
+    for name, number in _counts(summary):
         if name[0] == families.UPSTREAM_FAILED:
             _, route, upstream, error = name
             failures[route, upstream][error] = number
-    return {
-        place: UpstreamTraffic(
+    found = {}
+    for place in sorted({*statuses, *failures}):
+        p50, p95, p99 = timed[place].quantiles(0.5, 0.95, 0.99)
+        found[place] = UpstreamTraffic(
             requests=timed[place].count,
             statuses=statuses[place],
             failures=failures[place],
-            p50=timed[place].quantile(0.5),
-            p95=timed[place].quantile(0.95),
-            p99=timed[place].quantile(0.99),
+            p50=p50,
+            p95=p95,
+            p99=p99,
         )
-        for place in sorted({*statuses, *failures})
-    }
+        pause()
+    return found
 
 
-def _sockets(figures: Figures) -> Mapping[str, SocketTraffic]:
+def _sockets(summary: Summary, pause: Callable[[], None]) -> Mapping[str, SocketTraffic]:
     counted: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    for name, number in figures.counts.items():
+    for name, number in _counts(summary):
         if name[0].startswith(f"{families.SOCKET}."):
             counted[name[1]][name[0]][name[2]] = number
-    opened = {name[1]: timed for name, timed in figures.timings.items() if name[0] == families.SOCKET}
-    return {
-        route: SocketTraffic(
-            ended=opened[route].count if route in opened else 0,
-            p50=opened[route].quantile(0.5) if route in opened else None,
-            p95=opened[route].quantile(0.95) if route in opened else None,
+    opened = {name[0]: timed for name, timed in _timings(summary, families.SOCKET)}
+    found = {}
+    for route in sorted({*counted, *opened}):
+        buckets = opened.get(route) or Buckets()
+        p50, p95 = buckets.quantiles(0.5, 0.95)
+        found[route] = SocketTraffic(
+            ended=buckets.count,
+            p50=p50,
+            p95=p95,
             messages=counted[route][families.SOCKET_MESSAGES],
             bytes=counted[route][families.SOCKET_BYTES],
             closes=counted[route][families.SOCKET_CLOSED],
             refused=counted[route][families.SOCKET_REFUSED],
         )
-        for route in sorted({*counted, *opened})
+        pause()
+    return found
+
+
+def _usage(summary: Summary, pause: Callable[[], None]) -> Mapping[str, Mapping[str, Used]]:
+    """By kind, the ones with the most requests first."""
+    found: dict[str, dict[str, Used]] = defaultdict(dict)
+    for name, row in summary.rows.items():
+        if name[0] == USAGE:
+            found[name[1]][name[2]] = Used(*numbers_in(row, WIDTHS[USAGE]))
+            pause()
+    return {
+        kind: dict(sorted(names.items(), key=lambda each: (-each[1].requests, each[0])))
+        for kind, names in found.items()
     }

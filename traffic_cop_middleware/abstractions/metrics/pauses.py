@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-EVERY, LENGTH = 0.001, 0.0002
+EVERY, LENGTH = 0.002, 0.0002
 """Seconds."""
 
 
 class Pauses:
-    """Called often by a thread that computes, it pauses every millisecond.
+    """Called often by a thread that computes, it pauses every two milliseconds.
 
     Python's threads share one lock. Who waits for it gets it after 5 ms (`sys.getswitchinterval`), or when the other
     one sleeps. A sleep of 0 is too short: the lock is taken back before the thread that waits has woken up.

@@ -1,10 +1,11 @@
 """What one worker counts: the slot of 10 seconds that runs, those before it, and the sum since the worker began.
 
-Theory of operation. A request is counted once, into the figures of the running slot. When the slot is over (`turn`)
-they are put aside untouched, and `fold` adds them to their minute and to the sum; so whatever is long to do works on
+Theory of operation. A request is counted once, into the figures that run. When their slot is over (`turn`), and before
+each flush (`cut`), they are put aside untouched, and new ones begin; `fold` adds those of a slot that is over to its
+minute and to the sum, and those of the slot that goes on to what is `open` of it. So whatever is long to do works on
 figures that no request writes to any more, and may run in a thread.
 
-Invariant: the sum, the slots put aside and the running slot together hold each request once.
+Invariant: the sum, what is open, what is aside and what runs together hold each request once.
 
 A window is written when it is over, a minute after each of its slots. So that a worker which is killed takes along no
 more than what came after its last flush, the running slot is written as a window of its own, and as the *tail* of its
@@ -19,11 +20,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.families import counted_by
-from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name, encode
+from traffic_cop_middleware.abstractions.metrics.figures import Figures, Name
+from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OTHER_METHOD, OVERFLOW, Key, Series
+from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summary_of
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
 from traffic_cop_middleware.contracts import Event, Flush
 
@@ -36,14 +39,20 @@ MOST_ASIDE = 6
 """Slots that are put aside before they are folded in any case, where nobody flushes."""
 
 
-class Now(NamedTuple):
-    """The running slot as it is at a moment: as sums (a blob), and packed. The sum goes `through` so many before it."""
+class Piece(NamedTuple):
+    """Figures of a slot that nobody writes to any more. `over`: nothing of the slot comes after it."""
 
-    worker: str
     slot: int
-    through: int
-    sums: bytes
-    packed: list[Any]
+    figures: Figures
+    over: bool
+
+
+class Open(NamedTuple):
+    """What was counted of a slot that goes on, up to a cut: for the sum, and for the windows."""
+
+    slot: int
+    sums: Figures
+    summary: Summary
 
 
 class WorkerFlush(NamedTuple):
@@ -79,21 +88,25 @@ class Recorder:
     def _begin(self) -> None:
         self.began = self.clock()
         self.running = Figures()
-        """Of the running slot; replaced when it is over."""
+        """Of the running slot since the last cut."""
         self.fast: dict[tuple[int, str, int], Series] = {}
-        """Series of the running slot by endpoint's identity, method and status: what most requests need of it."""
+        """Series of `running` by endpoint's identity, method and status: what most requests need of it."""
         self.slot = int(self.began // SLOT)
         self.ends = float((self.slot + 1) * SLOT)
         """When the running slot is over, by `clock`."""
         self._set_due(self.began)
         self._known: set[Key] = set()
-        self._aside: list[tuple[int, Figures]] = []
+        self._aside: list[Piece] = []
+        self._open = Open(self.slot, Figures(), Summary())
+        """Of the slot of the last cut, what was counted before it."""
+        self._under_way: dict[Name, int] = {}
+        """The gauges at the last cut."""
         self._sum = Figures()
         self._whole = Figures() if self._keeps_whole else None
         self.through = 0
         """How many slots are in the sum. One that was ended early, and went on, counts twice."""
-        self._slots: dict[int, Figures] = {}
-        self._minutes: dict[int, Figures] = {}
+        self._slots: dict[int, Summary] = {}
+        self._minutes: dict[int, Summary] = {}
         self._encoded: tuple[int, bytes] | None = None
         self.unsent: dict[str, int] = {}
         """The windows that are over and not acknowledged as they are, and the `through` that they go to."""
@@ -116,14 +129,23 @@ class Recorder:
         now = max(self.clock(), float(self.slot * SLOT))
         if now < self.ends and not early:
             return
-        self._aside.append((self.slot, self.running))
-        self.running = Figures()
-        self.fast.clear()
+        self._put_aside(over=True)
         self.slot = int(now // SLOT)
         self.ends = float((self.slot + 1) * SLOT)
         self._set_due(now)
         if len(self._aside) > MOST_ASIDE:
             self.fold()
+
+    def cut(self) -> None:
+        """Put aside what was counted of the running slot so far: for `flush`. What is under way is noted."""
+        self._under_way = self.under_way().gauges
+        self._put_aside(over=False)
+
+    def _put_aside(self, *, over: bool) -> None:
+        piece = Piece(self.slot, self.running, over)
+        self._aside.append(piece)
+        self.running = Figures()
+        self.fast.clear()
 
     def _set_due(self, now: float) -> None:
         # A request has read this clock anyway. One that a test gives says itself how late it is.
@@ -131,7 +153,7 @@ class Recorder:
         """When `turn` has something to do, by `time.perf_counter`; always under another clock than `time.time`."""
 
     def series(self, key: Key, *, stream: bool = False) -> Series:
-        """The running slot's series of a key, or of what stands for all that are too many."""
+        """The series of a key that runs, or of what stands for all that are too many."""
         of = self.running.streams if stream else self.running.requests
         found = of.get(key)
         if found is None:
@@ -154,29 +176,44 @@ class Recorder:
     # Keeping
 
     @property
+    def size(self) -> int:
+        """How many series the next flush goes through, about."""
+        return sum(len(figures.requests) for figures in [self._open.sums, *(piece.figures for piece in [*self._aside])])
+
+    @property
     def behind(self) -> bool:
         """Whether there are slots that are over and not in the sum."""
-        return bool(self._aside)
+        return any(piece.over for piece in [*self._aside])
 
-    def fold(self) -> None:
+    def fold(self, *, pause: Callable[[], None] = never) -> None:
         """Add the slots that are over to their minutes and to the sum. May run in a thread."""
         with self._lock:
-            aside, self._aside = self._aside, []
-            for slot, figures in aside:
+            aside = []
+            while self._aside:  # others may append: nothing of it may get lost between a look and a replacement
+                aside.append(self._aside.pop(0))
+            over: list[Open] = []
+            for slot, figures, is_over in aside:
+                summary = summary_of(figures, pause=pause)
+                opened = Open(slot, figures, summary)
+                if slot == self._open.slot:
+                    opened = self._open
+                    opened.summary.add(summary, pause=pause)
+                    opened.sums.merge(figures, buckets=self._keeps_whole, pause=pause)
+                if is_over:
+                    over.append(opened)
+                    opened = Open(slot, Figures(), Summary())
+                self._open = opened
+            for slot, sums, summary in over:
                 if slot in self._slots:  # it was ended early
-                    self._slots[slot].merge(figures)
+                    self._slots[slot].add(summary, pause=pause)
                 else:
-                    self._slots[slot] = figures
+                    self._slots[slot] = summary
                 self.through += 1
                 self.unsent[f"10s:{slot}"] = self.through
-                minute = slot * SLOT // MINUTE
-                known = self._minutes.get(minute)
-                if known is None:
-                    known = self._minutes[minute] = Figures()
-                known.merge(figures)
-                self._sum.merge(figures, usage=False)
+                self._minutes.setdefault(slot * SLOT // MINUTE, Summary()).add(summary, pause=pause)
+                self._sum.merge(sums, buckets=False, pause=pause)
                 if self._whole is not None:
-                    self._whole.merge(figures, usage=False)
+                    self._whole.merge(sums, pause=pause)
             now_minute = self.slot * SLOT // MINUTE
             for minute in [minute for minute in self._minutes if minute < now_minute - MINUTES_KEPT]:
                 del self._minutes[minute]
@@ -184,29 +221,37 @@ class Recorder:
             for slot in [slot for slot in self._slots if slot < self.slot - SLOTS_KEPT]:
                 del self._slots[slot]
                 self.unsent.pop(f"10s:{slot}", None)
-            if aside:
-                first, last = aside[0][0] * SLOT // MINUTE, aside[-1][0] * SLOT // MINUTE
+            if over:
+                first, last = over[0].slot * SLOT // MINUTE, over[-1].slot * SLOT // MINUTE
                 for minute in self._minutes:
                     if first <= minute <= last:
                         self.unsent[f"1m:{minute}"] = self.through
 
-    def flush(self, now: Now, *, whole: bool) -> WorkerFlush:
-        """What to write: the running slot as it was `now`, what is unsent, and if it is to be `whole`, the sum.
+    def flush(self, acknowledged: tuple[str, int], *, whole: bool, pause: Callable[[], None] = never) -> WorkerFlush:
+        """What to write: what is open as it was at the last `cut`, what is unsent, and if need be the sum.
 
-        It is of no use where its worker and `through` are no longer those of `now`. May run in a thread.
+        There is need if it is to be `whole`, or if what was `acknowledged` is the sum of another worker, or through
+        other slots. May run in a thread, and then with pauses.
         """
         with self._lock:
-            through, total = self.total() if whole else (self.through, None)
+            self.fold(pause=pause)
+            whole = whole or acknowledged != (self.worker, self.through)
+            through, total = self.total(pause=pause) if whole else (self.through, None)
             self.sequence += 1
-            running = encode(now.packed)
-            windows = {**self.windows(), f"10s:{now.slot}": running, f"tail:{now.slot * SLOT // MINUTE}": running}
-            return WorkerFlush(self.worker, Flush(self.sequence, through, total, now.sums, windows))
+            slot, sums, summary = self._open
+            sums.gauges = self._under_way
+            running = encode(summary, pause=pause)
+            windows = {**self.windows(pause=pause), f"tail:{slot * SLOT // MINUTE}": running}
+            # A slot that was over before this was called, or was ended early, is written with all that is known of it.
+            windows[f"10s:{slot}"] = encode(self.window(f"10s:{slot}")) if slot in self._slots else running
+            now = encode_sums(sums, pause=pause)
+            return WorkerFlush(self.worker, Flush(self.sequence, through, total, now, windows))
 
-    def total(self) -> tuple[int, bytes]:
+    def total(self, *, pause: Callable[[], None] = never) -> tuple[int, bytes]:
         """The sum as a blob, and how many slots are in it. May run in a thread."""
         with self._lock:
             if self._encoded is None or self._encoded[0] != self.through:
-                self._encoded = (self.through, encode_sums(self._sum))
+                self._encoded = (self.through, encode_sums(self._sum, pause=pause))
             return self._encoded
 
     def whole(self) -> Figures:
@@ -215,14 +260,8 @@ class Recorder:
         with self._lock:
             self.fold()
             if self._whole is not None:
-                copy.merge(self._whole, usage=False)
+                copy.merge(self._whole)
         return copy
-
-    def now(self) -> Now:
-        """What is not in the sum yet, the running slot, and what is under way."""
-        with self._lock:  # while somebody folds, a slot is neither aside nor in the sum
-            self.running.gauges = self.under_way().gauges
-            return Now(self.worker, self.slot, self.through, encode_sums(self.running), self.running.packed())
 
     def under_way(self) -> Figures:
         """What is under way, alone."""
@@ -232,14 +271,13 @@ class Recorder:
                 figures.gauges[name] = figures.gauges.get(name, 0) + number
         return figures
 
-    def windows(self) -> Mapping[str, bytes]:
+    def windows(self, *, pause: Callable[[], None] = never) -> Mapping[str, bytes]:
         """The windows that are over and not acknowledged, as blobs. May run in a thread.
 
         A minute is among them after each of its slots, and then its tail holds nothing.
         """
         with self._lock:
-            own = {name: self.own(name) for name in self.unsent}
-            found = {name: encode(figures.packed()) for name, figures in own.items() if figures is not None}
+            found = {name: encode(self.window(name), pause=pause) for name in self.unsent}
             return found | {name.replace("1m:", "tail:"): b"" for name in found if name.startswith("1m:")}
 
     def sent(self, names: Iterable[str], *, through: int) -> None:
@@ -249,11 +287,17 @@ class Recorder:
                 if name in self.unsent and self.unsent[name] <= through:
                     del self.unsent[name]
 
-    def own(self, name: str) -> Figures | None:
-        """A window of this worker that is over, by its name."""
+    def window(self, name: str) -> Summary:
+        """A copy of a window of this worker, as far as it was folded. May run in a thread."""
         kind, _, number = name.partition(":")
+        copy = Summary()
         with self._lock:
-            return (self._slots if kind == "10s" else self._minutes).get(int(number))
+            found = (self._slots if kind == "10s" else self._minutes).get(int(number))
+            if found is not None:
+                copy.add(found)
+            if name == f"10s:{self._open.slot}":
+                copy.add(self._open.summary)
+        return copy
 
     # Becoming another worker
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
 
@@ -80,17 +79,20 @@ class Series:
         self.slowest = max(self.slowest, exemplar.seconds)
         self.slow[bisect_left(BOUNDS, exemplar.seconds)] = exemplar
 
-    def merge(self, other: Series, *, sign: int = 1) -> None:
-        """Add what another one counted; with `sign=-1` take it away again."""
+    def merge(self, other: Series, *, sign: int = 1, buckets: bool = True) -> None:
+        """Add what another one counted; with `sign=-1` take it away again. Without `buckets` no exponential ones."""
         self.settle()
         other.settle()
-        self.duration.merge(other.duration, sign=sign)
-        self.first_byte.merge(other.first_byte, sign=sign)
+        for mine, theirs in ((self.duration, other.duration), (self.first_byte, other.first_byte)):
+            if buckets:
+                mine.merge(theirs, sign=sign)
+            else:
+                mine.merge_bounded(theirs, sign=sign)
         self.bytes_in += sign * other.bytes_in
         self.bytes_out += sign * other.bytes_out
         self.exceptions += sign * other.exceptions
         self.disconnects += sign * other.disconnects
-        if other.elsewhere is not None:
+        if buckets and other.elsewhere is not None:
             self.elsewhere = self.elsewhere or Histogram()
             self.elsewhere.merge(other.elsewhere, sign=sign)
         if sign == 1:
@@ -103,28 +105,3 @@ class Series:
         known = self.slow.get(place)
         if known is None or known.time < exemplar.time:
             self.note(exemplar)
-
-    def packed(self) -> list[Any]:
-        """As JSON."""
-        self.settle()
-        return [
-            self.duration.packed(),
-            self.first_byte.packed(),
-            self.bytes_in,
-            self.bytes_out,
-            self.exceptions,
-            self.disconnects,
-            list(self.slow.values()),
-        ]
-
-    def merge_packed(self, packed: Sequence[Any]) -> None:
-        """Add one that `packed` wrote."""
-        duration, first_byte, bytes_in, bytes_out, exceptions, disconnects, slow = packed
-        self.duration.merge_packed(duration)
-        self.first_byte.merge_packed(first_byte)
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
-        self.exceptions += exceptions
-        self.disconnects += disconnects
-        for seconds, trace, time in slow:
-            self.keep(Exemplar(seconds, trace, time))

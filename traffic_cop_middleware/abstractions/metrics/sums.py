@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import sys
-import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
-from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
+from traffic_cop_middleware.abstractions.metrics.pauses import Pauses, never
 from traffic_cop_middleware.abstractions.metrics.series import Exemplar, Series
 
 FORM = b"1"
@@ -31,7 +31,7 @@ AT_ONCE = 16
 """Blobs that are added up without a pause: that takes about a millisecond."""
 
 
-def encode_sums(figures: Figures) -> bytes:
+def encode_sums(figures: Figures, *, pause: Callable[[], None] = never) -> bytes:
     """Figures as a blob: without exponential buckets and usage."""
     names: list[Any] = []
     numbers = array("d")
@@ -43,6 +43,7 @@ def encode_sums(figures: Figures) -> bytes:
             numbers.extend(_timed(series.duration))
             numbers.extend(_timed(series.first_byte))
             numbers.extend((series.bytes_in, series.bytes_out, series.exceptions, series.disconnects))
+            pause()
     for name in sorted(figures.timings):
         names.append(["timings", *name])
         numbers.extend(_timed(figures.timings[name]))
@@ -55,7 +56,7 @@ def encode_sums(figures: Figures) -> bytes:
     if sys.byteorder == "big":
         numbers.byteswap()
     parts = (json.dumps(names).encode("ascii"), numbers.tobytes(), json.dumps(slow).encode("ascii"))
-    return FORM + zlib.compress(b"".join(len(part).to_bytes(4, "little") + part for part in parts), 1)
+    return blob_of(FORM, parts)
 
 
 def _timed(histogram: Histogram) -> Sequence[float]:
@@ -96,25 +97,15 @@ def _decoded(blob: bytes) -> tuple[bytes, array[float], bytes]:
     Raises:
         ValueError: it is none, or of another form, as another version of this package writes it.
     """
-    if blob[:1] != FORM:
-        raise ValueError(f"figures of the form {blob[:1]!r}, and this worker reads {FORM!r}")
+    names, numbers, slow = parts_of(blob, FORM, 3)
+    found = array("d")
     try:
-        names, numbers, slow = _parts(zlib.decompress(memoryview(blob)[1:]))
-        found = array("d")
         found.frombytes(numbers)
-    except (zlib.error, ValueError) as exc:
+    except ValueError as exc:
         raise ValueError(f"a blob that holds no figures: {exc}") from exc
     if sys.byteorder == "big":
         found.byteswap()
     return names, found, slow
-
-
-def _parts(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
-        yield data[at + 4 : end]
-        at = end
 
 
 def _add(

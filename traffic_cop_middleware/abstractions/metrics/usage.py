@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 KINDS = ("user", "tenant", "plan", "api_key")
 MOST = 2_000
@@ -50,22 +49,3 @@ class Usage:
                 return self._of(kind, REST)
             used = names[name] = [0, 0, 0, 0, 0]
         return used
-
-    def merge(self, kinds: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
-        """Add what another window, or another worker, has in `kinds`."""
-        for kind, names in kinds.items():
-            for name, numbers in names.items():
-                used = self._of(kind, name)
-                for at, number in enumerate(numbers):
-                    used[at] += number
-
-    def table(self) -> Mapping[str, Mapping[str, Used]]:
-        """By kind, the ones with the most requests first."""
-        return {
-            kind: {name: Used(*names[name]) for name in sorted(names, key=lambda name: (-names[name][0], name))}
-            for kind, names in self.kinds.items()
-        }
-
-    def packed(self) -> Any:
-        """As JSON."""
-        return self.kinds

@@ -1,7 +1,7 @@
 """The windows of all workers, each added up to one, and kept until somebody writes into it.
 
 Theory of operation. A window has a part per worker, and a stamp that is another one after each write. Adding up the
-parts of hundreds of workers takes a second, so it is done only where the stamp is not the one that is kept; and what a
+parts of hundreds of workers takes long, so it is done only where the stamp is not the one that is kept; and what a
 window that is over came to is sealed in the store at that stamp, for whoever reads it next. Who writes late gives the
 window a new stamp, and breaks the seal.
 """
@@ -16,9 +16,9 @@ import anyio
 import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.metrics.figures import Figures, decode, encode
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT
+from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summed_up
 from traffic_cop_middleware.contracts import MetricsStore, MetricsWindow
 
 log = logging.getLogger("traffic_cop")
@@ -31,7 +31,7 @@ class Summed(NamedTuple):
     """What a window came to at that stamp."""
 
     stamp: int
-    figures: Figures
+    summary: Summary
 
 
 class Windows:
@@ -44,7 +44,7 @@ class Windows:
         self._kept: dict[str, Summed] = {}
         """Those of the last look."""
 
-    async def read(self, names: Sequence[str], *, now: float) -> Mapping[str, Figures]:
+    async def read(self, names: Sequence[str], *, now: float) -> Mapping[str, Summary]:
         """Windows over all workers. One round trip, and some for each that was written into since the last look.
 
         Raises:
@@ -52,30 +52,31 @@ class Windows:
         """
         async with self._reading:
             for name, stamp in zip(names, await answered(self._store.stamps(names)), strict=True):
-                known = self._kept.setdefault(name, Summed(0, Figures()))
+                known = self._kept.setdefault(name, Summed(0, Summary()))
                 if known.stamp != stamp:
                     window = await answered(self._store.window(name))
-                    self._kept[name] = await self._summed(name, window, over=now - _end_of(name) >= LATE)
+                    self._kept[name] = await self._summed(name, window, over=_is_over(name, now))
             self._kept = {name: self._kept[name] for name in names}
-            return {name: summed.figures for name, summed in self._kept.items()}
+            return {name: summed.summary for name, summed in self._kept.items()}
 
-    async def seal(self, names: Sequence[str]) -> None:
-        """Seal windows that are over and that nobody has sealed: for a first look after hours. Some round trips each.
+    async def seal(self, names: Sequence[str], *, now: float) -> None:
+        """Seal those of the windows that are over and that nobody has sealed. Some round trips each.
 
         Raises:
             StoreError: the store is away, or answers with an error.
         """
         for name in names:
-            window = await answered(self._store.window(name))
-            if len(window.parts) > 1:
-                await self._summed(name, window, over=True)
+            if _is_over(name, now):
+                window = await answered(self._store.window(name))
+                if len(window.parts) > 1:
+                    await self._summed(name, window, over=True)
 
     async def _summed(self, name: str, window: MetricsWindow, *, over: bool) -> Summed:
-        figures = await anyio.to_thread.run_sync(_merged, window.parts, limiter=self._threads)
+        summary = await anyio.to_thread.run_sync(_merged, window.parts, limiter=self._threads)
         if over and len(window.parts) > 1:
-            blob = await anyio.to_thread.run_sync(_encoded, figures, limiter=self._threads)
+            blob = await anyio.to_thread.run_sync(_encoded, summary, limiter=self._threads)
             await answered(self._store.seal(name, blob, window.stamp))
-        return Summed(window.stamp, figures)
+        return Summed(window.stamp, summary)
 
 
 def windows_at(slot: int) -> tuple[Sequence[str], Sequence[str]]:
@@ -83,6 +84,12 @@ def windows_at(slot: int) -> tuple[Sequence[str], Sequence[str]]:
     minute = slot * SLOT // MINUTE
     slots = [f"10s:{each}" for each in range((minute - 1) * MINUTE // SLOT, slot + 1)]
     return slots, [f"1m:{each}" for each in range(minute - 15, minute - 1)]
+
+
+def to_seal(slot: int) -> Sequence[str]:
+    """The windows that others may not have sealed yet: the slots of the last minute, and two minutes."""
+    slots, minutes = windows_at(slot)
+    return [*slots[-8:], *minutes[-2:], *tails_of(minutes[-2:])]
 
 
 def tails_of(minutes: Sequence[str]) -> Sequence[str]:
@@ -95,22 +102,14 @@ def left_out(exc: ValueError) -> None:
     log.warning("a worker's metrics are left out: %s", exc)
 
 
-def _merged(parts: Mapping[str, bytes]) -> Figures:
-    figures, pause = Figures(), Pauses()
-    for blob in filter(None, parts.values()):
-        try:
-            packed = decode(blob, pause=pause)
-        except ValueError as exc:
-            left_out(exc)
-        else:
-            figures.merge_packed(packed, pause=pause)
-    return figures
+def _merged(parts: Mapping[str, bytes]) -> Summary:
+    return summed_up(filter(None, parts.values()), unreadable=left_out, pause=Pauses())
 
 
-def _encoded(figures: Figures) -> bytes:
-    return encode(figures.packed(), pause=Pauses())
+def _encoded(summary: Summary) -> bytes:
+    return encode(summary, pause=Pauses())
 
 
-def _end_of(name: str) -> float:
+def _is_over(name: str, now: float) -> bool:
     kind, _, number = name.partition(":")
-    return (int(number) + 1) * (SLOT if kind == "10s" else MINUTE)
+    return now - (int(number) + 1) * (SLOT if kind == "10s" else MINUTE) >= LATE
