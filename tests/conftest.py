@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +25,27 @@ settings.register_profile("traffic-cop", settings.default, deadline=None, suppre
 settings.load_profile("traffic-cop")
 
 
-ALONE = Path(__file__).parent / "gateway"
+TESTS = Path(__file__).parent
+WAITING = {
+    TESTS / "gateway",
+    TESTS / "adapters" / "test_leader_processes.py",
+    TESTS / "adapters" / "test_metrics_workers.py",
+    TESTS / "adapters" / "test_workers.py",
+    TESTS / "middleware" / "test_otlp.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has real servers is run beside no other test: it tells an outage by the time that passes."""
+    """What has servers or processes of its own, and tells an outage by the time that passes, runs beside its like."""
     for item in items:
-        if item.get_closest_marker("redis_server") or ALONE in item.path.parents:
-            item.add_marker("alone")
+        if item.get_closest_marker("redis_server") or not WAITING.isdisjoint((item.path, *item.path.parents)):
+            item.add_marker("waits")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no collection of garbage looks through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +78,8 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
 
 class FakeRedisHandler(TCPFakeRequestHandler):
     """Answers an error reply as a server does. fakeredis's own handler hangs up after one."""
+
+    disable_nagle_algorithm = True  # or a reply waits for the 40 ms of its reader's delayed acknowledgement
 
     def setup(self) -> None:
         super().setup()
