@@ -41,7 +41,7 @@ Collections = dict[str, dict[str, Document]]
 KEY = re.compile(r"[A-Za-z0-9_\-:.@()+,=;$!*'%]{1,254}")
 BIND = re.compile(r"@@?[a-z_]+")
 COMMENT = re.compile(r"//.*")
-WRITING = ("store", "trim", "ended", "forget", "looked_at")
+WRITING = ("store", "reshape", "trim", "ended", "forget", "looked_at")
 
 
 class ArangoError(Exception):
@@ -51,6 +51,19 @@ class ArangoError(Exception):
         super().__init__(message)
         self.status = status
         self.number = number
+
+
+def version_of(document: Document, now: float) -> Document:
+    """A document as the history has it."""
+    names = ("app", "place", "order", "version", "value", "tier", "named", "written_at", "expires_at")
+    kept = {name: document[name] for name in names}
+    kept |= {"_key": f"{document['_key']}:{document['version']}", "item": document["_key"]}
+    return kept | {"orphan_from": document["expires_at"], "stored_at": now}
+
+
+def comes_back(old: Document, new: Document) -> bool:
+    """Whether a value stands in place of the tombstone of its version."""
+    return bool(old["version"] == new["version"] and old["value"] is None and new["value"] is not None)
 
 
 class Golden:
@@ -83,16 +96,33 @@ class Golden:
                 kept = self._put(documents, item | {"writes": 1})
             elif (old["place"], old["order"]) != (item["place"], item["order"]):
                 raise ArangoError(409, 1210, "unique constraint violated - in index primary")
-            elif old["version"] < item["version"]:
+            elif old["version"] < item["version"] or comes_back(old, item):
                 kept = self._put(documents, old | item | {"writes": old["writes"] + 1})
             else:
                 kept = self._put(documents, old)
-            version = {name: kept[name] for name in ("app", "place", "order", "version", "value", "tier", "written_at")}
-            version |= {"_key": f"{kept['_key']}:{kept['version']}", "item": kept["_key"], "stored_at": now}
-            version |= {"expires_at": kept["expires_at"], "orphan_from": kept["expires_at"]}
-            if version["_key"] not in self._in(history):
-                self._put(history, version)
+            version = version_of(kept, now)
+            there = self._in(history).get(version["_key"])
+            shape = {"value": kept["value"], "tier": kept["tier"]}
+            self._put(history, version if there is None else there | shape)
             given.append({"key": kept["_key"], "version": kept["version"], "writes": kept["writes"]})
+        return given[::-1]
+
+    def reshape(self, documents: str, history: str, items: list[Document], now: float) -> list[Document]:
+        given = []
+        for item in items:
+            old = self._in(documents).get(item["_key"])
+            if (
+                old is None
+                or any(old[name] != item[name] for name in ("place", "order", "version"))
+                or old["value"] is None
+                or (old["expires_at"] is not None and old["expires_at"] <= now)
+            ):
+                continue
+            new = {"value": item["value"], "tier": item["tier"]}
+            version = version_of(self._put(documents, old | new), now)
+            there = self._in(history).get(version["_key"])
+            self._put(history, version if there is None else there | new)
+            given.append({"key": item["_key"], "version": item["version"]})
         return given[::-1]
 
     def list(self, documents: str, place: str, first: str, last: str, now: float, most: int) -> list[Document]:
@@ -199,6 +229,8 @@ class ArangoDouble:
         """So many of the next writing queries are done, and the connection closed in place of a reply."""
         self.failures: dict[str, list[ArangoError]] = {}
         """What the next queries of a name are answered."""
+        self.poison: Callable[[Document], bool] = lambda item: False
+        """Items that it refuses to store."""
         self._thawed = threading.Event()
         self._thawed.set()
         self._lock = threading.RLock()
@@ -361,6 +393,8 @@ class ArangoDouble:
         if not 0 < body["options"]["maxRuntime"] < 600:
             raise ArangoError(400, 10, "maxRuntime")
         sees = self.collections if transaction is None else self._transaction(transaction).sees
+        if name == "store" and any(map(self.poison, binds["items"])):
+            raise ArangoError(400, 1504, "a document that this server does not take")
         mine = {each: dict(documents) for each, documents in sees.items()}
         golden: Callable[..., list[Any]] = getattr(Golden(mine, self._numbers), name)
         result = golden(**{bind.removeprefix("@"): value for bind, value in binds.items()})

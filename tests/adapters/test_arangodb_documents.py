@@ -25,10 +25,10 @@ from traffic_cop_middleware.adapters.arangodb.documents import ArangoDocuments
 from traffic_cop_middleware.adapters.arangodb.documents import open as open_arangodb
 from traffic_cop_middleware.adapters.arangodb.link import DOCUMENTS, HISTORY, INDEXES
 from traffic_cop_middleware.adapters.arangodb.rows import document_key
-from traffic_cop_middleware.composition.documents import opener
+from traffic_cop_middleware.composition.state_stores import opener
 from traffic_cop_middleware.contracts import Event, StateKey
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra, StoreError, StoreTimeout, StoreUnavailable
-from traffic_cop_middleware.testing.document_contract import item, key_of, keys, load, versions
+from traffic_cop_middleware.testing.document_asking import item, key_of, keys, load, versions
 
 DEADLINE = 20.0
 SHORT = 0.3
@@ -86,7 +86,7 @@ def test_a_missing_driver_is_told_with_the_line_that_installs_it(monkeypatch: py
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "arango.client", None)
     with pytest.raises(MissingExtra, match=r"pip install 'traffic-cop-middleware\[arangodb\]'"):
-        opener("arangodb://localhost/db")
+        opener("documents", "arangodb://localhost/db")
 
 
 @pytest.mark.asyncio
@@ -164,6 +164,30 @@ async def test_a_lost_reply_is_asked_again_and_does_no_harm(double: ArangoDouble
     assert double.lost_replies == 0
     assert double.requests.count("AQL store") == 3
     assert await versions(store) == [7, 6]
+
+
+@pytest.mark.asyncio
+async def test_a_reshape_is_tried_again_after_conflicts_and_lost_replies(
+    double: ArangoDouble, store: ArangoDocuments
+) -> None:
+    await store.store([item(7), item(7, key="43")])
+    double.conflicts, double.lost_replies = 5, 1
+    shapes = [item(7, '@{"file":"f"}'), item(6, key="43")]
+    assert await store.reshape(shapes) == [True, False]
+    assert double.requests.count("AQL reshape") == 7
+    assert await load(store) == shapes[0]
+    assert [revision.item for revision in await store.history(key_of())] == [shapes[0]]
+
+
+@pytest.mark.asyncio
+async def test_a_version_that_the_history_has_lost_is_there_again_when_it_is_reshaped(
+    double: ArangoDouble, store: ArangoDocuments
+) -> None:
+    await store.store([item(7, named=False)])
+    double.collections[HISTORY].clear()
+    shape = item(7, '@{"file":"f"}', tier="delayed", named=False)
+    assert await store.reshape([shape]) == [True]
+    assert [revision.item for revision in await store.history(key_of())] == [shape]
 
 
 @pytest.mark.asyncio

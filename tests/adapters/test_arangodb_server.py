@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.adapters.test_documents_contract import arangodb
 from traffic_cop_middleware.contracts import DocumentStore
 from traffic_cop_middleware.testing import DocumentStoreContract
-from traffic_cop_middleware.testing.document_contract import item, load, versions
+from traffic_cop_middleware.testing.document_asking import item, load, versions
 
 URL = os.environ.get("TRAFFIC_COP_ARANGODB_URL")
 if URL is None:

@@ -35,10 +35,12 @@ items = st.builds(
     st.sampled_from(["delayed", "immediate"]),
     st.sampled_from([NOW - 100, NOW]),
     st.sampled_from([None, None, NOW - 50, NOW + 86_400]),
+    st.booleans(),
 )
 prefixes = st.sampled_from(["", "k", "K", "z", "ü"])
 asked = st.one_of(
     st.tuples(st.just("store"), st.lists(items, max_size=4)),
+    st.tuples(st.just("reshape"), st.lists(items, max_size=4)),
     st.tuples(st.just("load"), st.lists(keys, max_size=4)),
     st.tuples(st.just("list"), keys, prefixes, st.none() | prefixes, st.integers(1, 3)),
     st.tuples(st.just("history"), keys, st.none() | st.integers(0, 9), st.integers(1, 3)),
@@ -50,6 +52,8 @@ async def answer(store: DocumentStore, what: tuple[Any, ...]) -> object:
     match what:
         case ("store", stored):
             return list(await store.store(stored))
+        case ("reshape", reshaped):
+            return list(await store.reshape(reshaped))
         case ("load", loaded):
             return list(await store.load(loaded))
         case ("list", key, prefix, after, most):

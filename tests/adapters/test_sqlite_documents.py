@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import sqlite3
 import struct
 import subprocess
@@ -20,12 +19,13 @@ import trio
 
 from tests.adapters.documents_worker import AT_ONCE
 from tests.adapters.load import poll
+from tests.mounts import in_mount
 from traffic_cop_middleware.adapters.sqlite.documents import SqliteDocuments
 from traffic_cop_middleware.adapters.sqlite.documents import open as open_sqlite
-from traffic_cop_middleware.composition.documents import opener
+from traffic_cop_middleware.composition.state_stores import opener
 from traffic_cop_middleware.contracts import Event, Item, StateKey
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra, StoreError, StoreTimeout, StoreUnavailable
-from traffic_cop_middleware.testing.document_contract import item, key_of, load, versions
+from traffic_cop_middleware.testing.document_asking import item, key_of, load, versions
 
 Task = asyncio.Task[Sequence[int]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -258,27 +258,6 @@ async def test_one_write_for_which_there_is_no_room_leaves_those_beside_it_alone
     await store.close()
 
 
-def in_mount(folder: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command where `folder` is a small file system of its own that nobody else sees."""
-    folder.mkdir()
-    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
-    able = shutil.which("unshare") is not None and (
-        subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode
-        == 0
-    )
-    if not able:
-        pytest.skip("no file system can be mounted here")
-    script = f'mount -t tmpfs -o size=600k tmpfs "$0" && {command}'
-    return subprocess.run(
-        [*unshare, "sh", "-c", script, folder, *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=True,
-    )
-
-
 def test_a_full_disk_refuses_the_whole_write(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     done = in_mount(folder, f'exec {sys.executable} -m tests.adapters.documents_worker "$0/state.db" fill')
@@ -470,7 +449,7 @@ def test_a_python_without_sqlite_is_told_as_such_and_names_no_extra(monkeypatch:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "_sqlite3", None)
     with pytest.raises(MissingExtra, match="built without") as caught:
-        opener("sqlite:///state.db")
+        opener("documents", "sqlite:///state.db")
     assert "pip install" not in str(caught.value)
 
 

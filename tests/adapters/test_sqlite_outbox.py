@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 
 from tests.adapters.test_sqlite_documents import lines, worker
-from traffic_cop_middleware.adapters.sqlite import outbox
+from traffic_cop_middleware.adapters.sqlite import documents, outbox
 from traffic_cop_middleware.adapters.sqlite.documents import SqliteDocuments
 from traffic_cop_middleware.contracts import Item
 from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock
-from traffic_cop_middleware.testing.document_contract import item, key_of, keys, load
+from traffic_cop_middleware.testing.document_asking import item, key_of, keys, load
 
 DEADLINE = 20.0
 IDLE = 30.0
@@ -234,6 +234,52 @@ async def test_processes_share_the_work_and_each_entry_is_settled_once(path: Pat
     assert await store.outbox.waiting() == 0
     assert len(await keys(store, most=100)) == 60
     await store.close()
+
+
+@pytest.mark.asyncio
+async def test_what_waits_is_reshaped_there_and_in_the_documents(stores: Sequence[SqliteDocuments]) -> None:
+    first, other = stores
+    waits, both, older = item(7, "x" * 300_000, key="waits"), item(7, key="both"), item(7, key="older")
+    await first.store([both, older])
+    await first.outbox.append([waits, both, item(8, key="older")])
+    shapes = [each._replace(value='@{"file":"f"}', tier="delayed") for each in (waits, both, older)]
+    assert await other.reshape(shapes) == [True, True, False]
+    assert await first.load([waits.key, both.key, older.key]) == [*shapes[:2], item(8, key="older")]
+    assert await claim(first) == [(shapes[0], 0), (shapes[1], 0), (item(8, key="older"), 0)]
+    assert [revision.item for revision in await first.history(both.key)] == [shapes[1]]
+    assert [revision.item for revision in await first.history(older.key)] == [older]
+
+
+@pytest.mark.asyncio
+async def test_what_the_documents_have_in_another_shape_at_the_same_version_is_claimed_so(
+    store: SqliteDocuments,
+) -> None:
+    large = item(7, "x" * 300_000)
+    shape = large._replace(value='@{"file":"f"}')
+    await store.outbox.append([large, large])
+    await store.store([shape])
+    assert await load(store) == shape
+    assert await claim(store) == [(shape, 0), (shape, 0)]
+
+
+@pytest.mark.asyncio
+async def test_large_items_are_claimed_and_listed_a_few_at_a_time(
+    store: SqliteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "CLAIM_CHARACTERS", 3_000_000)
+    monkeypatch.setattr(documents, "PAGE_CHARACTERS", 3_000_000)
+    items = [item(7, "x" * 2_000_000, key=f"k{number}") for number in range(5)]
+    for each in items:
+        await store.outbox.append([each, each])
+    pages = [await store.list("acme", "order", after=after) for after in (None, "k1", "k3")]
+    assert [([each.key.key for each in page.items], page.after) for page in pages] == [
+        (["k0", "k1"], "k1"),
+        (["k2", "k3"], "k3"),
+        (["k4"], None),
+    ]
+    for some in (items[:2], items[2:4], items[4:]):
+        assert await claim(store) == [(each, 0) for each in some for _ in range(2)]
+    assert await claim(store) == []
 
 
 @pytest.mark.asyncio

@@ -20,7 +20,7 @@ from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.contracts import Item, StateStore
 from traffic_cop_middleware.testing import FakeClock, OutboxContract, StateStoreContract
 from traffic_cop_middleware.testing.outbox_contract import Filling
-from traffic_cop_middleware.testing.state_contract import Elapse
+from traffic_cop_middleware.testing.state_asking import Elapse
 
 DEADLINE = 5.0
 """Seconds: generous, for this suite asks what is kept, not how fast."""

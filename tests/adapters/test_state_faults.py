@@ -20,7 +20,7 @@ from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import Item, StateKey
 from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavailable
 from traffic_cop_middleware.testing.outbox_contract import claim, claim_all
-from traffic_cop_middleware.testing.state_contract import at, changed, listed, load, put, write
+from traffic_cop_middleware.testing.state_asking import at, changed, listed, load, put, write
 
 pytestmark = pytest.mark.redis_server
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import open as open_redis
-from traffic_cop_middleware.contracts import Change, Item, Pending, StateKey, StateStore, Written
+from traffic_cop_middleware.contracts import Change, Item, Pending, StateKey, StateStore, Tier, Written
+from traffic_cop_middleware.contracts.state import TIERS
 from traffic_cop_middleware.testing import FakeClock
 
 TENANT, NAMESPACE = "acme", "model"
@@ -30,12 +31,18 @@ names = st.sampled_from(["a", "ab", "abc", "b", "ü", "{p01}"])
 values = st.sampled_from(["1", '"x"', "{}"]) | st.none()
 tiers = st.sampled_from([None, "cache", "delayed", "immediate"])
 versions = st.sampled_from(["any", "its own", "older", "none"])
+yes_or_no = st.booleans()
+ends = st.sampled_from([None, None, SOON])
+shapes = st.tuples(
+    names, st.sampled_from(["1", '@{"file":"f"}', None]), st.sampled_from(TIERS), st.sampled_from([0, 0, 0, -1, 1])
+)
 operations = st.one_of(
-    st.tuples(st.just("write"), names, values, tiers, versions, st.booleans(), st.sampled_from([None, None, SOON])),
-    st.tuples(st.just("write"), names, values, tiers, st.just("any"), st.just(True), st.none()),
+    st.tuples(st.just("write"), names, values, tiers, versions, yes_or_no, ends, yes_or_no),
+    st.tuples(st.just("write"), names, values, tiers, st.just("any"), st.just(True), st.none(), yes_or_no),
+    st.tuples(st.just("reshape"), st.lists(shapes, min_size=1, max_size=3)),
     st.tuples(st.just("wait")),
     st.tuples(st.just("forget"), names, st.booleans()),
-    st.tuples(st.just("warm"), names, values, st.sampled_from([-1, 0, 1, 1000])),
+    st.tuples(st.just("warm"), names, values, st.sampled_from([-1, 0, 1, 1000]), yes_or_no),
     st.tuples(st.just("list"), st.sampled_from(["", "a", "ab", "ü"]), st.integers(1, 3)),
     st.tuples(st.just("follow"), st.integers(1, 4)),
     st.tuples(st.just("claim"), st.integers(1, 40), st.booleans()),
@@ -75,8 +82,10 @@ class Run:
 
     def step(self, operation: tuple[Any, ...]) -> None:
         match operation:
-            case "write", name, value, tier, at, missing, ends:
-                self.write(name, value, tier, at, missing, ends)
+            case "write", name, value, tier, at, missing, ends, judge:
+                self.write(name, value, tier, at, missing, ends, judge=judge)
+            case "reshape", wanted:
+                self.reshape(wanted)
             case "wait", *_:
                 self.pause()
             case "forget", name, right:
@@ -86,10 +95,10 @@ class Run:
                 if there is not None and right and name not in self.model.queued:
                     del self.model.held[name]
                 self.look(name)
-            case "warm", name, value, more:
+            case "warm", name, value, more, named:
                 there = self.certain(name)
                 version = max(1, (there.version if there else self.model.used.get(name, 0)) + more)
-                item = Item(key(name), version, value, "delayed", 1.0)
+                item = Item(key(name), version, value, "delayed", 1.0, named=named)
                 self.ask(lambda: self.store.warm([item]))
                 if there is None or there.version < version:
                     self.model.held[name] = item
@@ -133,14 +142,22 @@ class Run:
             there = self.look(name)
         return there
 
-    def write(self, name: str, value: str | None, tier: Any, at: str, missing: bool, ends: float | None) -> None:
+    def write(
+        self, name: str, value: str | None, tier: Any, at: str, missing: bool, ends: float | None, *, judge: bool
+    ) -> None:
         there = self.certain(name)
         version = there.version if there is not None and there.value is not None else 0
         if_version = {"any": None, "its own": version, "older": max(0, version - 1), "none": 0}[at]
         expires_at = None if ends is None else self.now() + ends
         written: Written = self.ask(
             lambda: self.store.write(
-                key(name), value, tier=tier, if_version=if_version, expires_at=expires_at, missing=missing
+                key(name),
+                value,
+                tier=tier,
+                if_version=if_version,
+                expires_at=expires_at,
+                missing=missing,
+                judge=judge,
             )
         )
         if there is None and not missing and (if_version is not None or tier is None):
@@ -153,7 +170,8 @@ class Run:
             assert item is not None
             assert item.version > self.model.used.get(name, 0)
             assert item.value == value or (item.value is None and ends is not None)
-            assert item.tier == (tier or (there.tier if there else "cache"))
+            assert item.named == (tier is not None or (there is not None and there.named))
+            assert item.tier == (tier or ("delayed" if judge and not item.named else there.tier if there else "cache"))
             assert item.expires_at == (None if item.value is None else expires_at)
             self.model.used[name] = item.version
             self.model.log.append((name, item.version, item.value is None))
@@ -164,6 +182,25 @@ class Run:
             ):
                 self.model.queued[name] = item.version
         self.look(name)
+
+    def reshape(self, wanted: list[tuple[str, str | None, Tier, int]]) -> None:
+        """Items, some of them at another version, or more than once."""
+        items, expected = [], []
+        for name, value, tier, more in wanted:
+            there = self.certain(name)
+            version = max(1, (there.version if there else self.model.used.get(name, 0)) + more)
+            items.append(Item(key(name), version, value, tier, 7.0, 8.0))
+        for item in items:
+            there = self.certain(item.key.key)
+            found = there is not None and there.value is not None and there.version == item.version
+            expected.append(found and item.value is not None)
+        assert list(self.ask(lambda: self.store.reshape(items))) == expected
+        for item, reshaped in zip(items, expected, strict=True):
+            if reshaped:
+                there = self.model.held[item.key.key]
+                self.model.held[item.key.key] = there._replace(value=item.value, tier=item.tier)
+        for item in items:
+            self.look(item.key.key)
 
     def now(self) -> float:
         """The store's clock, by a write that nobody looks at."""

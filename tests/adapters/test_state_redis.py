@@ -16,8 +16,9 @@ from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.redis import RedisBackend, state_outbox
 from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.contracts import Item, StateKey
+from traffic_cop_middleware.errors import StoreError
 from traffic_cop_middleware.testing.outbox_contract import claim, claim_all
-from traffic_cop_middleware.testing.state_contract import at, changed, listed, load, put, write
+from traffic_cop_middleware.testing.state_asking import at, changed, listed, load, put, write
 
 FAR = 3600.0
 HOUR = 3_600_000
@@ -89,6 +90,7 @@ async def test_each_operation_on_an_item_is_one_command(backend: RedisBackend, m
     await load(state, at("warm up"))
     await state.forget(at("warm up"), version=0)
     await state.warm([warmed])
+    await state.reshape([warmed])
     sent: list[Any] = []
     asked = backend.link.put
     monkeypatch.setattr(backend.link, "put", lambda command, sink: (sent.append(command), asked(command, sink)))
@@ -102,6 +104,9 @@ async def test_each_operation_on_an_item_is_one_command(backend: RedisBackend, m
     assert len(sent) == 4
     await state.forget(at("a"), version=item.version)
     assert len(sent) == 5
+    same = [key for key in map(str, range(200)) if state._places.of(at(key)).partition.number == 7]
+    await state.reshape([item._replace(key=at(key)) for key in same])
+    assert len(sent) == 6
 
 
 @pytest.mark.asyncio
@@ -369,6 +374,83 @@ async def test_what_is_no_id_of_an_entry_is_refused(backend: RedisBackend, id: s
         await backend.state.outbox.revive([id])
 
 
+# What is large
+
+
+@pytest.mark.asyncio
+async def test_large_items_are_claimed_by_themselves_and_small_ones_do_not_wait_for_them(
+    backends: list[RedisBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_outbox, "LARGE_BYTES", 3_000_000)
+    state, other = backends[0].state, backends[1].state
+    keys = [key for key in map(at, map(str, range(400))) if state._places.of(key).partition.number in (7, 8)]
+    items = [
+        await put(state, key, "x" * 2_000_000 if turn < 6 else "1", tier="delayed") for turn, key in enumerate(keys)
+    ]
+    small, large = items[6:], items[:6]
+    first = await claim(state.outbox, most=1000)
+    assert {entry.tries for entry in first} == {0}
+    assert sorted(entry.item for entry in first if len(entry.item.value or "") == 1) == sorted(small)
+    assert len(first) == len(small) + 2, "as many large ones as fit into 3 MB and one more"
+    again = await put(state, large[5].key, "y" * 2_000_000, tier="delayed")
+    assert await state.outbox.waiting() == len(items), "what was left is claimed by nobody, so a write shares its entry"
+    await state.outbox.settle(first)
+    rest = await claim_all(other.outbox, most=3)
+    assert {entry.tries for entry in rest} == {0}
+    left = {entry.item for entry in (*first, *rest)} - set(small)
+    assert left == {*large[:5], again}
+    assert len(rest) == 4
+    await other.outbox.settle(rest)
+    assert await state.outbox.waiting() == 0
+
+
+@pytest.mark.asyncio
+async def test_a_large_item_is_claimed_also_where_there_is_no_end_of_small_ones(backend: RedisBackend) -> None:
+    large = await put(backend.state, at("large"), "x" * 2_000_000, tier="delayed")
+    for number in range(400):
+        await put(backend.state, at(f"k{number}"), "1", tier="delayed")
+    entries = await claim(backend.state.outbox, most=200)
+    assert len(entries) == 200
+    assert large in [entry.item for entry in entries]
+
+
+@pytest.mark.asyncio
+async def test_a_large_item_that_was_claimed_and_not_settled_comes_again_with_its_tries(backend: RedisBackend) -> None:
+    item = await put(backend.state, at("a"), "x" * 2_000_000, tier="delayed")
+    for tries in range(3):
+        entries = await claim(backend.state.outbox, idle=0)
+        assert [(entry.item, entry.tries) for entry in entries] == [(item, tries)]
+    assert list(await claim(backend.state.outbox)) == []
+
+
+@pytest.mark.asyncio
+async def test_a_list_holds_one_large_item_at_a_time(backend: RedisBackend) -> None:
+    items = [
+        await put(backend.state, at(f"k{number:02d}"), "x" * 2_000_000 if number % 3 else "1") for number in range(20)
+    ]
+    assert await listed(backend.state) == items
+    page = await backend.state.list("acme", "cart", most=100)
+    assert (page.items, page.after) == (items[:2], "k01")
+    await put(backend.state, at("k01"), None)
+    page = await backend.state.list("acme", "cart", most=100, after="k00")
+    assert [item.key.key for item in page.items] == ["k02", "k03"]
+
+
+@pytest.mark.asyncio
+async def test_what_is_reshaped_and_not_queued_ends_when_it_would_have(backend: RedisBackend) -> None:
+    state = backend.state
+    now = (await put(state, at("mark"), "1")).written_at
+    item = await put(state, at("a"), "1", expires_at=now + FAR)
+    waits = await put(state, at("b"), "1", tier="delayed", expires_at=now + FAR)
+    lasting = await put(state, at("c"), "1")
+    shapes = [each._replace(tier="cache", value='@{"file":"f"}') for each in (item, waits, lasting)]
+    assert await state.reshape(shapes) == [True] * 3
+    assert 0 < await pttl(backend, at("a")) <= FAR * 1000 + 2
+    assert [await pttl(backend, at(key)) for key in "bc"] == [-1, -1]
+    await settle(backend)
+    assert 0 < await pttl(backend, at("b")) <= FAR * 1000 + 2
+
+
 # What others wrote there
 
 
@@ -391,6 +473,10 @@ async def test_what_is_no_item_is_as_good_as_nothing_and_is_written_over(
     await backend.link.ask(command, name, *values)
     await state.warm([item])
     assert await load(state, at("a")) == item
+    await backend.link.ask("DEL", name)
+    await backend.link.ask(command, name, *values)
+    assert await state.reshape([item]) == [False]
+    assert await load(state, at("a")) is None
 
 
 @pytest.mark.asyncio
@@ -461,9 +547,25 @@ async def test_a_user_who_may_do_what_the_readme_says_needs_no_more_for_state(re
             await settle(backend)
             assert await state.outbox.waiting() == 0
             await state.warm([cached, item])
+            assert await state.reshape([item, cached]) == [True, True]
             await state.forget(at("c"), version=cached.version)
             await put(state, at("a"), None)
             assert await load(state, at("c")) is None
             await poll(lambda: len(heard) > 1)
+    finally:
+        redis_server.command("ACL", "DELUSER", "app")
+
+
+@pytest.mark.asyncio
+async def test_a_user_who_may_not_read_items_loses_nothing_of_the_outbox(redis_server: RedisServer) -> None:
+    words = [word.replace("tc:", "state-") for word in commands_of_the_readme() if word != "+getrange"]
+    redis_server.command("ACL", "SETUSER", "app", "on", ">secret", "resetchannels", *words)
+    try:
+        async with workers(redis_server.url.replace("//", "//app:secret@"), number=1) as (backend,):
+            where, place = backend.state._places.of(at("a"))
+            redis_server.command("XADD", where.outbox, "*", "place", place.replace("\0", "\\x00"))
+            with pytest.raises(StoreError, match="can't run this command"):
+                await claim(backend.state.outbox)
+            assert await backend.state.outbox.waiting() == 1
     finally:
         redis_server.command("ACL", "DELUSER", "app")

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import NamedTuple, Protocol
 
 from traffic_cop_middleware.contracts.events import Event
-from traffic_cop_middleware.contracts.state import Item, Outbox, Page, StateKey, check_key, check_value
+from traffic_cop_middleware.contracts.state import MOST_STATE, Item, Outbox, Page, StateKey, check_key, check_value
 
 KEPT_VERSIONS = 100
 """How many versions of an item the history keeps at least; the oldest go first."""
@@ -52,7 +52,15 @@ class DocumentStore(Protocol):
 
     async def store(self, items: Sequence[Item]) -> Sequence[int]:
         """Keep these: each where the documents have nothing or an older version of it, so that a repetition or a
-        latecomer does no harm. All of them or none. Gives the version of each that the documents have now."""
+        latecomer does no harm. All of them or none. Gives the version of each that the documents have now.
+
+        Of one version a value stands in place of a tombstone, never the other way: an item that left the documents for
+        the cache has a tombstone there of its own version, until it comes back."""
+        ...
+
+    async def reshape(self, items: Sequence[Item]) -> Sequence[bool]:
+        """As `StateStore.reshape`: of an item that the documents have at this very version, the tier and the value; in
+        its history too. All of them or none. What waits in this store's own outbox counts, and is reshaped there."""
         ...
 
     async def list(
@@ -91,8 +99,8 @@ class DocumentOpener(Protocol):
         ...
 
 
-def newest_of(items: Sequence[Item]) -> dict[StateKey, Item]:
-    """The newest item of each key, checked: what the documents would have of these.
+def newest_of(items: Sequence[Item], *, most: int = MOST_STATE) -> dict[StateKey, Item]:
+    """The newest item of each key, checked: what the documents would have of these, or with `most=MOST_HOT` an outbox.
 
     Raises:
         ValueError: a word or a value can't be used, or an end is no finite number.
@@ -100,13 +108,25 @@ def newest_of(items: Sequence[Item]) -> dict[StateKey, Item]:
     newest: dict[StateKey, Item] = {}
     for item in items:
         check_key(item.key)
-        check_value(item.key, item.value)
+        check_value(item.key, item.value, most=most)
         if item.expires_at is not None and not isfinite(item.expires_at):
             raise ValueError(f"expires_at={item.expires_at}: seconds since the epoch, or None for no end")
         known = newest.get(item.key)
         if known is None or known.version < item.version:
             newest[item.key] = item
     return newest
+
+
+def shapes_of(items: Sequence[Item]) -> dict[tuple[StateKey, int], Item]:
+    """What `reshape` is to make of items at these versions, checked; without tombstones, which are left alone.
+
+    Raises:
+        ValueError: a word or a value can't be used.
+    """
+    for item in items:
+        check_key(item.key)
+        check_value(item.key, item.value)
+    return {(item.key, item.version): item for item in items if item.value is not None}
 
 
 def as_of(item: Item, now: float) -> Item:

@@ -20,10 +20,16 @@ Tier = Literal["cache", "delayed", "immediate"]
 in its outbox, and the documents get it later; `immediate`: the documents have it."""
 TIERS: tuple[Tier, ...] = ("cache", "delayed", "immediate")
 
+RESERVED = "tc."
+"""Namespaces that begin so are this package's own."""
 MOST_WORD = 512
 """Bytes (UTF-8) of a tenant, a namespace or a key."""
 MOST_STATE = 256 * 1024
-"""Bytes (UTF-8) of a value. What is larger belongs into a file."""
+"""Bytes (UTF-8) of a value in the documents. What is larger belongs into a file."""
+MOST_HOT = 16 * 1024 * 1024
+"""Bytes (UTF-8) of a value in the backend and its outbox, where what is larger than `MOST_STATE` waits for its file."""
+POINTER = "@"
+"""What a value begins with that is no JSON, but a pointer to the file that has it: `@` and a JSON object."""
 WHOLE = 2**53
 
 
@@ -36,10 +42,11 @@ class StateKey(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An item. `value` is a JSON text, or `None` where it was deleted.
+    """An item. `value` is a JSON text, a pointer (`POINTER`), or `None` where it was deleted.
 
     `written_at` and `expires_at` are seconds since the epoch, on the clock of the store that wrote it; `expires_at` is
     `None` where it stays until it is deleted. From `expires_at` on it is answered as if it had been deleted.
+    `named`: a caller named the tier. Of any other item promotion chooses it.
     """
 
     key: StateKey
@@ -48,6 +55,7 @@ class Item(NamedTuple):
     tier: Tier
     written_at: float
     expires_at: float | None = None
+    named: bool = False
 
 
 class Written(NamedTuple):
@@ -178,16 +186,19 @@ class StateStore(Protocol):
         if_version: int | None = None,
         expires_at: float | None = None,
         missing: bool = False,
+        judge: bool = False,
     ) -> Written | Awaitable[Written]:
         """Write an item, or delete it (`value=None`). One round trip.
 
         `if_version` is the version that it must have, 0: it must not exist. Deleted and expired count as such, and have
         no other version to ask for. An `expires_at` that has passed makes of the write a deletion.
         `tier=None`: the one that the item has, `cache` where there is none (a store that holds nothing of the key
-        answers `unknown` then too). `missing=True`: the caller knows that the documents have nothing of it either.
-        Where the store has an outbox, a write is appended to it when the item's tier is, or was, other than `cache`:
-        what comes down to `cache` is to leave the documents. An entry that nobody has claimed yet serves for later
-        writes of the same item too.
+        answers `unknown` then too). A tier that is given makes the item `named`; `None` leaves that as it is, and with
+        `judge=True` an item that is not `named` becomes `delayed`, until promotion has judged it (`reshape`).
+        `missing=True`: the caller knows that the documents have nothing of it either.
+        Where the store has an outbox, a write is appended to it when the item's tier is, or was, other than `cache`, or
+        with `judge=True` nobody had named it: what comes down to `cache` is to leave the documents. An entry that
+        nobody has claimed yet serves for later writes of the same item too.
 
         Raises:
             ValueError: as above, and where `expires_at` is no finite number.
@@ -196,6 +207,16 @@ class StateStore(Protocol):
 
     def warm(self, items: Sequence[Item]) -> Awaitable[None] | None:
         """Take over what the documents have, each where the store has nothing or an older version. No watcher hears."""
+        ...
+
+    def reshape(self, items: Sequence[Item]) -> Sequence[bool] | Awaitable[Sequence[bool]]:
+        """Keep each item in this tier and with this value, if it is at this very version and not deleted, and give
+        whether it is. One round trip.
+
+        For what changes nothing that a caller sees: the tier that promotion chose, a pointer in place of the value that
+        its file has, or the value in place of a pointer. The version, the end and `named` stay, no watcher hears. What
+        waits in the outbox stays there until it is settled.
+        """
         ...
 
     def forget(self, key: StateKey, *, version: int) -> Awaitable[None] | None:
@@ -229,6 +250,11 @@ class StateStore(Protocol):
         ...
 
 
+def is_ours(namespace: str) -> bool:
+    """Whether a namespace is this package's own."""
+    return namespace.startswith(RESERVED)
+
+
 def check_key(key: StateKey) -> None:
     """Refuse what no store takes.
 
@@ -241,19 +267,32 @@ def check_key(key: StateKey) -> None:
             raise ValueError(f"{name} {word[:80]!r}: a {name} has from 1 to {MOST_WORD} bytes, and no NUL")
 
 
-def check_value(key: StateKey, value: str | None) -> None:
-    """Refuse a value that no store takes.
+def check_value(key: StateKey, value: str | None, *, most: int = MOST_STATE) -> None:
+    """Refuse a value that is too large: for the documents, or with `most=MOST_HOT` for any store.
 
     Raises:
-        ValueError: it has more than 256 KB.
+        ValueError: it has more than `most` bytes (UTF-8).
     """
-    if value is not None:
-        size = len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-        if size > MOST_STATE:
-            raise ValueError(
-                f"the state {key.namespace}/{key.key} has {size} bytes, and {MOST_STATE} is the most: keep it in "
-                "several items, or in a file"
-            )
+    if value is not None and (size := size_of(value)) > most:
+        raise ValueError(
+            f"the state {key.namespace}/{key.key} has {size} bytes, and {most} is the most: keep it in several items, "
+            "or in a file (files=…)"
+        )
+
+
+def size_of(value: str) -> int:
+    """Bytes (UTF-8) of a value."""
+    return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+
+
+def is_large(value: str | None) -> bool:
+    """Whether a value is too large for a document."""
+    return value is not None and size_of(value) > MOST_STATE
+
+
+def is_pointer(value: str | None) -> bool:
+    """Whether a value is a pointer to a file, and no JSON text."""
+    return value is not None and value.startswith(POINTER)
 
 
 def check_end(expires_at: float | None) -> None:

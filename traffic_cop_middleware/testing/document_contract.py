@@ -9,59 +9,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, Tier
+from traffic_cop_middleware.contracts import DocumentStore, StateKey
 from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS
 from traffic_cop_middleware.contracts.state import MOST_STATE
 from traffic_cop_middleware.errors import StoreTimeout
-
-DAY = 86_400.0
-NOW = time.time()
-
-
-def key_of(key: str = "42", *, namespace: str = "order", tenant: str = "acme") -> StateKey:
-    return StateKey(tenant, namespace, key)
+from traffic_cop_middleware.testing.document_asking import DAY, NOW, item, key_of, keys, load, versions
+from traffic_cop_middleware.testing.document_contract_shapes import DocumentShapesContract
 
 
-def item(
-    version: int,
-    value: str | None = '{"a":1}',
-    *,
-    key: StateKey | str = "42",
-    tier: Tier = "immediate",
-    written_at: float = NOW,
-    expires_at: float | None = None,
-) -> Item:
-    """An item as a state store writes it."""
-    return Item(key if isinstance(key, StateKey) else key_of(key), version, value, tier, written_at, expires_at)
-
-
-async def load(store: DocumentStore, key: StateKey | str = "42") -> Item | None:
-    (found,) = await store.load([key if isinstance(key, StateKey) else key_of(key)])
-    return found
-
-
-async def versions(store: DocumentStore, key: StateKey | str = "42", *, most: int = 1000) -> list[int]:
-    """Those that the history has, newest first."""
-    history = await store.history(key if isinstance(key, StateKey) else key_of(key), most=most)
-    return [revision.item.version for revision in history]
-
-
-async def keys(store: DocumentStore, *, prefix: str = "", most: int = 3, namespace: str = "order") -> list[str]:
-    """All keys of a namespace, page by page."""
-    found: list[str] = []
-    after = None
-    for _ in range(1000):
-        page = await store.list("acme", namespace, prefix=prefix, after=after, most=most)
-        assert len(page.items) <= most
-        found += [each.key.key for each in page.items]
-        if page.after is None:
-            return found
-        assert page.after == found[-1]
-        after = page.after
-    raise AssertionError("the list has no end")
-
-
-class DocumentStoreContract:
+class DocumentStoreContract(DocumentShapesContract):
     """Every promise of `DocumentStore`, on the stores that a subclass gives.
 
     Needs pytest-asyncio. Give a fixture `stores`: those of several workers on empty documents, or one where the
@@ -76,10 +32,6 @@ class DocumentStoreContract:
                 await store.close()
     """
 
-    @pytest.fixture
-    def store(self, stores: Sequence[DocumentStore]) -> DocumentStore:
-        return stores[0]
-
     # One item
 
     @pytest.mark.asyncio
@@ -91,7 +43,7 @@ class DocumentStoreContract:
 
     @pytest.mark.asyncio
     async def test_all_workers_load_what_one_has_stored(self, stores: Sequence[DocumentStore]) -> None:
-        first = item(7, '{"total":1.50,"name":"grüß 🚓"}', tier="delayed", expires_at=NOW + DAY)
+        first = item(7, '{"total":1.50,"name":"grüß 🚓"}', tier="delayed", expires_at=NOW + DAY, named=False)
         second = item(8, "null", key="43")
         assert await stores[0].store([first, second]) == [7, 8]
         for store in stores:
@@ -246,7 +198,9 @@ class DocumentStoreContract:
     # Values
 
     @pytest.mark.asyncio
-    @pytest.mark.parametrize("value", ["", '"\\u0000"', '{"b":1,  "a":1.0}', "1e400", '"\udc80"', "x" * MOST_STATE])
+    @pytest.mark.parametrize(
+        "value", ["", '@{"file":"f1"}', '"\\u0000"', '{"b":1,  "a":1.0}', "1e400", '"\udc80"', "x" * MOST_STATE]
+    )
     async def test_any_value_of_up_to_256_kilobytes_is_kept_as_it_was(self, store: DocumentStore, value: str) -> None:
         await store.store([item(7, value)])
         assert await load(store) == item(7, value)

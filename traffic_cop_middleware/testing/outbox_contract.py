@@ -9,6 +9,7 @@ from typing import Protocol
 import pytest
 
 from traffic_cop_middleware.contracts import Item, Outbox, Pending, StateKey
+from traffic_cop_middleware.contracts.state import MOST_HOT
 
 FAR = 3600.0
 """Seconds that no test comes to the end of."""
@@ -28,7 +29,7 @@ class Filling(Protocol):
 
 
 def item(key: str, value: str | None = "1", *, version: int = 1, expires_at: float | None = None) -> Item:
-    return Item(StateKey("acme", "cart", key), version, value, "delayed", 1_000.0, expires_at)
+    return Item(StateKey("acme", "cart", key), version, value, "delayed", 1_000.0, expires_at, named=True)
 
 
 async def claim(outbox: Outbox, worker: str = "one", *, most: int = 100, idle: float = FAR) -> Sequence[Pending]:
@@ -237,11 +238,24 @@ class OutboxContract:
     @pytest.mark.asyncio
     @pytest.mark.parametrize("word", ["x" * 512, "ü" * 256, "two\r\nlines {and} braces", "lone \udc80"])
     async def test_any_word_and_value_goes_through(self, filling: Filling, outbox: Outbox, word: str) -> None:
-        put = await filling.put(Item(StateKey(word, word, word), 1, f'{word}" \0 🚓', "immediate", 1_000.0))
+        put = await filling.put(Item(StateKey(word, word, word), 1, f'{word}" \0 🚓', "immediate", 1_000.0, named=True))
         claimed = await claim(outbox)
         assert [entry.item for entry in claimed] == [put]
         await outbox.bury(claimed[0], word)
         assert [(entry.item, reason) for entry, reason in await outbox.dead()] == [(put, word)]
+
+    @pytest.mark.asyncio
+    async def test_values_that_wait_for_their_files_come_in_the_end(self, filling: Filling, outbox: Outbox) -> None:
+        put = [
+            await filling.put(item(f"k{number}", str(number) * size))
+            for number, size in enumerate([2_000_000] * 9 + [1])
+        ]
+        put += [await filling.put(item("largest", "x" * MOST_HOT)), await filling.put(item("pointer", '@{"file":"f"}'))]
+        claimed = await claim_all(outbox)
+        assert sorted(entry.item for entry in claimed) == sorted(put)
+        assert {entry.tries for entry in claimed} == {0}
+        await outbox.settle(claimed)
+        assert await outbox.waiting() == 0
 
     @pytest.mark.asyncio
     async def test_large_values_come_in_the_end(self, filling: Filling, outbox: Outbox) -> None:

@@ -21,7 +21,7 @@ from traffic_cop_middleware.adapters.options import Bounds, numbers
 from traffic_cop_middleware.adapters.spans import span
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
-from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
+from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import WHOLE, check_key
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
@@ -108,6 +108,18 @@ class ArangoDocuments:
 
         versions = await self._threads.ask(work, writes=True) if documents else {}
         return [versions[document_key(self._app, item.key)] for item in items]
+
+    async def reshape(self, items: Sequence[Item]) -> Sequence[bool]:
+        shapes = shapes_of(items)
+        documents = [document_of(self._app, item) for item in shapes.values()]
+
+        def work(link: Link) -> set[tuple[str, int]]:
+            both = ["documents", "history"]
+            found = link.ask("reshape", collections=both, items=documents, now=self._clock())
+            return {(each["key"], each["version"]) for each in found}
+
+        there = await self._threads.ask(work, writes=True) if documents else set()
+        return [item.value is not None and (document_key(self._app, item.key), item.version) in there for item in items]
 
     def _trim(self, link: Link, keys: Sequence[str]) -> None:
         try:

@@ -22,13 +22,14 @@ from arango.response import Response
 from requests import RequestException, Session, Timeout
 from requests_toolbelt import MultipartEncoder
 
+from traffic_cop_middleware.adapters.causes import cause_of
 from traffic_cop_middleware.adapters.threads import Call
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
 
 FOLDER = files("traffic_cop_middleware.adapters.arangodb")
 QUERIES = {
     name: FOLDER.joinpath(f"{name}.aql").read_text()
-    for name in ("load", "store", "list", "history", "trim", "ended", "forget", "orphans", "looked_at")
+    for name in ("load", "store", "reshape", "list", "history", "trim", "ended", "forget", "orphans", "looked_at")
 }
 DOCUMENTS, HISTORY = "traffic_cop_documents", "traffic_cop_history"
 INDEXES: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -114,13 +115,6 @@ def basic(auth: tuple[str, str] | None) -> str:
     """Basic authentication, in UTF-8 as the server reads it; requests would write Latin-1."""
     user, password = auth or ("", "")
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def cause_of(exc: BaseException) -> str:
-    """The error of the system below those of the libraries, which say much and little."""
-    while (inner := exc.__cause__ or exc.__context__) is not None:
-        exc = inner
-    return str(exc) or type(exc).__name__
 
 
 class Link:

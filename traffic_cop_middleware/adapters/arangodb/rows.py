@@ -49,6 +49,7 @@ def document_of(app: str, item: Item) -> dict[str, Any]:
         "version": item.version,
         "value": written(item.value),
         "tier": item.tier,
+        "named": item.named,
         "written_at": item.written_at,
         "expires_at": item.expires_at,
         "tombstone_at": item.written_at if item.value is None else None,
@@ -87,6 +88,7 @@ def item_of(document: Mapping[str, Any]) -> Item:
         document["tier"],
         float(document["written_at"]),
         None if expires_at is None else float(expires_at),
+        bool(document.get("named")),  # kept since promotion
     )
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from traffic_cop_middleware.adapters.options import Bounds, numbers
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
-from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
+from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import check_key
 from traffic_cop_middleware.errors import ConfigurationError, StoreUnavailable
 
@@ -59,16 +59,24 @@ class MemoryDocuments:
             return [self._version(item.key) for item in items]
 
     def _store(self, items: Iterable[Item]) -> None:
-        newer = [item for item in items if self._version(item.key) < item.version]
-        size = sum(size_of(item) for item in newer)
-        if self._size + size > self._max_mb * MEGABYTE:
+        newer = [item for item in items if self._is_newer(item)]
+        self._check_room(sum(size_of(item) for item in newer))
+        now = self._clock()
+        for item in newer:
+            self._keep(item, now)
+
+    def _check_room(self, size: int) -> None:
+        if size > 0 and self._size + size > self._max_mb * MEGABYTE:
             raise StoreUnavailable(
                 f"memory documents have no room for {size} bytes more: {self._max_mb:g} MB is the most. Give "
                 f"documents='sqlite:///state.db', or 'memory://?max_mb={2 * self._max_mb:g}'"
             )
-        now = self._clock()
-        for item in newer:
-            self._keep(item, now)
+
+    def _is_newer(self, item: Item) -> bool:
+        document = self._documents.get(item.key)
+        if document is None or document.item.version != item.version:
+            return document is None or document.item.version < item.version
+        return document.item.value is None and item.value is not None
 
     def _version(self, key: StateKey) -> int:
         document = self._documents.get(key)
@@ -79,12 +87,35 @@ class MemoryDocuments:
         if document is None:
             insort(self._order.setdefault(item.key[:2], []), item.key.key)
         revisions = [] if document is None else document.revisions
+        if revisions and revisions[-1].item.version == item.version:
+            self._size -= size_of(revisions.pop().item)
         revisions.append(Revision(item, now))
         self._size += size_of(item)
         for old in revisions[:-KEPT_VERSIONS]:
             self._size -= size_of(old.item)
         del revisions[:-KEPT_VERSIONS]
         self._documents[item.key] = Document(item, revisions)
+
+    async def reshape(self, items: Sequence[Item]) -> Sequence[bool]:
+        shapes = shapes_of(items)
+        now = self._clock()
+        with self._lock:
+            there = {place: shape for place, shape in shapes.items() if self._has(shape, now)}
+            formers = [self._documents[key].item for key, _ in there]
+            self._check_room(sum(map(size_of, there.values())) - sum(map(size_of, formers)))
+            for former, shape in zip(formers, there.values(), strict=True):
+                self._reshape(former, former._replace(value=shape.value, tier=shape.tier))
+        return [item.value is not None and (item.key, item.version) in there for item in items]
+
+    def _has(self, item: Item, now: float) -> bool:
+        """Whether this version is the present one, and not over."""
+        return self._version(item.key) == item.version and as_of(self._documents[item.key].item, now).value is not None
+
+    def _reshape(self, former: Item, item: Item) -> None:
+        revisions = self._documents[item.key].revisions
+        revisions[-1] = revisions[-1]._replace(item=item)
+        self._documents[item.key] = Document(item, revisions)
+        self._size += size_of(item) - size_of(former)
 
     async def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100

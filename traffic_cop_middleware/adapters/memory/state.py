@@ -12,7 +12,7 @@ from itertools import islice, takewhile
 
 from traffic_cop_middleware.adapters.memory.deadlines import Deadlines
 from traffic_cop_middleware.contracts import MICRO, Change, Changed, Item, Page, StateKey, Tier, Written
-from traffic_cop_middleware.contracts.state import check_end, check_key, check_value
+from traffic_cop_middleware.contracts.state import MOST_HOT, check_end, check_key, check_value
 
 MOST_ITEMS = 100_000
 """How many items are kept; then the one that was not used for the longest time goes."""
@@ -79,9 +79,10 @@ class MemoryState:
         if_version: int | None = None,
         expires_at: float | None = None,
         missing: bool = False,
+        judge: bool = False,
     ) -> Written:
         check_key(key)
-        check_value(key, value)
+        check_value(key, value, most=MOST_HOT)
         check_end(expires_at)
         with self._lock:
             now = self._clock()
@@ -92,13 +93,16 @@ class MemoryState:
             alive = there is not None and there.value is not None
             if if_version is not None and if_version != (there.version if there is not None and alive else 0):
                 return Written("conflict", there)
-            if tier is None:
+            named = tier is not None or (there is not None and there.named)
+            if tier is None and judge and not named:
+                tier = "delayed"
+            elif tier is None:
                 tier = "cache" if there is None else there.tier
             if value is None or (expires_at is not None and expires_at <= now):
                 value = expires_at = None
             self._latest = max(int(now * MICRO), self._latest + 1)
             version = max(self._latest, 0 if there is None else there.version + 1)
-            item = Item(key, version, value, tier, now, expires_at)
+            item = Item(key, version, value, tier, now, expires_at, named)
             self._put(item)
             self._changed += 1
             self._changes.append((self._changed, key, version, value is None))
@@ -107,7 +111,7 @@ class MemoryState:
     def warm(self, items: Sequence[Item]) -> None:
         for item in items:
             check_key(item.key)
-            check_value(item.key, item.value)
+            check_value(item.key, item.value, most=MOST_HOT)
             check_end(item.expires_at)
         with self._lock:
             now = self._clock()
@@ -116,6 +120,14 @@ class MemoryState:
                 there = self._look(item.key, now)
                 if there is None or there.version < item.version:
                     self._put(as_seen(item, now))
+
+    def reshape(self, items: Sequence[Item]) -> Sequence[bool]:
+        for item in items:
+            check_key(item.key)
+            check_value(item.key, item.value, most=MOST_HOT)
+        with self._lock:
+            now = self._clock()
+            return [self._reshape(item, now) for item in items]
 
     def forget(self, key: StateKey, *, version: int) -> None:
         check_key(key)
@@ -185,6 +197,16 @@ class MemoryState:
         else:
             self._items.move_to_end(key)
         return item
+
+    def _reshape(self, item: Item, now: float) -> bool:
+        """In its place, so that it was not used by that."""
+        held = self._items.get(item.key)
+        if held is None or item.value is None or held.item.version != item.version:
+            return False
+        if as_seen(held.item, now).value is None:
+            return False
+        held.item = held.item._replace(value=item.value, tier=item.tier)
+        return True
 
     def _put(self, item: Item) -> None:
         if item.value is None:

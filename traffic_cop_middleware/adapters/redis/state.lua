@@ -1,8 +1,8 @@
 -- State: what its scripts share. Those that need it begin with this text.
 --
--- Theory of operation. An item is a string, "<version> <tier: c, d, i> <written, microseconds> <end, seconds, or -> ="
--- and its value, or "-" in place of "=" and the value where it was deleted (a tombstone). Beside the items a partition
--- has, all in its slot:
+-- Theory of operation. An item is a string, "<version> <tier> <written, microseconds> <end, seconds, or -> =" and its
+-- value, or "-" in place of "=" and the value where it was deleted (a tombstone). The tier is c, d or i, and C, D or I
+-- where a caller named it. Beside the items a partition has, all in its slot:
 --   index   per tenant and namespace, a sorted set of the keys of what has a value, all with the score 0
 --   ends    a sorted set of the places of what has an end, by that end (milliseconds)
 --   queued  a hash of the places of what the documents are still to get: the id of an entry that nobody has claimed, or
@@ -18,13 +18,25 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
--- An item, or nil where there is none, or something else.
+-- An item, or nil where there is none, or something else. Its value may be large, and stays where it is. What may not be
+-- read (ACL) is an error, and not nothing: of what is nothing the entry in the outbox is dropped.
 local function read(key)
-  local text = redis.pcall('GET', key)
-  if type(text) ~= 'string' then return nil end
-  local version, tier, ends, kind = string.match(text, '^(%d+) ([cdi]) %d+ (%S+) ([=-])')
+  local text = redis.pcall('GETRANGE', key, 0, 127)
+  if type(text) ~= 'string' then
+    if not string.find(text.err, 'WRONGTYPE', 1, true) then error(text.err) end
+    return nil
+  end
+  local version, tier, written, ends, kind = string.match(text, '^(%d+) ([cdiCDI]) (%d+) (%S+) ([=-])')
   if not version then return nil end
-  return {version = tonumber(version), tier = tier, ends = tonumber(ends), deleted = kind == '-', text = text}
+  return {
+    version = tonumber(version), tier = tier, named = string.find(tier, '%u') ~= nil, ends = tonumber(ends),
+    deleted = kind == '-', dates = written .. ' ' .. ends
+  }
+end
+
+-- Whether the documents are to have what is of this tier.
+local function lasting(tier)
+  return tier ~= 'c' and tier ~= 'C'
 end
 
 local function alive(item)

@@ -30,18 +30,21 @@ from traffic_cop_middleware.adapters.redis.state_places import (
     by_partition,
     end_of,
     item_of,
+    kept_value,
+    letter_of,
     place_of,
     read_cursor,
     text_for,
 )
 from traffic_cop_middleware.adapters.redis.state_tracking import Tracking
 from traffic_cop_middleware.contracts import MICRO, Changed, Item, Page, StateKey, Tier, Written
-from traffic_cop_middleware.contracts.state import check_end, check_key, check_value
+from traffic_cop_middleware.contracts.state import MOST_HOT, check_end, check_key, check_value
 
 T = TypeVar("T")
 
 WRITE = Script("state.lua", "state_write.lua")
 WARM = Script("state.lua", "state_warm.lua")
+RESHAPE = Script("state.lua", "state_reshape.lua")
 FORGET = Script("state.lua", "state_forget.lua")
 
 MOST_WAITING = 10_000
@@ -83,16 +86,17 @@ class RedisState:
         if_version: int | None = None,
         expires_at: float | None = None,
         missing: bool = False,
+        judge: bool = False,
     ) -> asyncio.Future[Written]:
         """As in the contract. One command."""
         check_key(key)
-        check_value(key, value)
+        check_value(key, value, most=MOST_HOT)
         check_end(expires_at)
         (where, place), index = self._places.of(key), self._index(key)
         arguments = (
-            *(place, key.key, "-" if value is None else f"={value}"),
-            *("" if tier is None else tier[0], "" if if_version is None else if_version),
-            *(end_of(expires_at), int(missing), where.indexes, TOMBSTONE, MOST_WAITING, MOST_CHANGES),
+            *(place, key.key, kept_value(value)),
+            *(asked_tier(tier, judge=judge), "" if if_version is None else if_version),
+            *(end_of(expires_at), int(missing), where.indexes, TOMBSTONE, MOST_WAITING, MOST_CHANGES, int(judge)),
         )
         keys = (where.items + place, index, where.ends, where.queued, where.outbox, where.changes)
         return WRITE.ask(self._link, keys, arguments, partial(written, key, value, expires_at))
@@ -101,7 +105,7 @@ class RedisState:
         """As in the contract. One command per partition and 50 items, all in one write."""
         for item in items:
             check_key(item.key)
-            check_value(item.key, item.value)
+            check_value(item.key, item.value, most=MOST_HOT)
             check_end(item.expires_at)
         spots = [self._places.of(item.key) for item in items]
         asked = []
@@ -113,6 +117,22 @@ class RedisState:
                 arguments += (item.version, text_for(item), end_of(item.expires_at))
             asked.append(WARM.ask(self._link, (where.ends, where.queued), arguments))
         return self._go_on(done(asked))
+
+    def reshape(self, items: Sequence[Item]) -> Awaitable[Sequence[bool]]:
+        """As in the contract. One command per partition and 50 items, all in one write."""
+        for item in items:
+            check_key(item.key)
+            check_value(item.key, item.value, most=MOST_HOT)
+        spots = [self._places.of(item.key) for item in items]
+        asked = []
+        for where, positions in by_partition(spots, AT_ONCE):
+            arguments: list[str | int] = [where.items]
+            for position in positions:
+                item = items[position]
+                arguments += (spots[position].place, item.version, letter_of(item.tier, named=False))
+                arguments.append(kept_value(item.value))
+            asked.append((positions, RESHAPE.ask(self._link, (where.queued,), arguments)))
+        return self._go_on(reshaped(len(items), asked))
 
     def forget(self, key: StateKey, *, version: int) -> Awaitable[None]:
         """As in the contract. One command."""
@@ -151,6 +171,13 @@ class RedisState:
         return self._link.loop.create_task(steps)
 
 
+def asked_tier(tier: Tier | None, *, judge: bool) -> str:
+    """What state_write.lua is told of the tier."""
+    if tier is not None:
+        return letter_of(tier, named=True)
+    return letter_of("delayed", named=False) if judge else ""
+
+
 def written(key: StateKey, value: str | None, expires_at: float | None, reply: Sequence[Any]) -> Written:
     """What state_write.lua answered."""
     outcome, *rest = reply
@@ -158,11 +185,22 @@ def written(key: StateKey, value: str | None, expires_at: float | None, reply: S
         return Written("conflict", item_of(key, rest[1], rest[0]))
     if outcome > 1:
         return Written("unknown" if outcome == 2 else "full")
-    now, version, tier, there = rest
+    now, version, letter, there = rest
+    tier, named = TIERS[letter]
     if not there:
         value = expires_at = None
-    return Written("written", Item(key, version, value, TIERS[tier], now / MICRO, expires_at))
+    return Written("written", Item(key, version, value, tier, now / MICRO, expires_at, named))
 
 
 async def done(asked: Sequence[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*asked)
+
+
+async def reshaped(number: int, asked: Sequence[tuple[list[int], asyncio.Future[Any]]]) -> Sequence[bool]:
+    """What state_reshape.lua answered."""
+    found = [False] * number
+    replies = await asyncio.gather(*(reply for _, reply in asked))
+    for (positions, _), reply in zip(asked, replies, strict=True):
+        for position, there in zip(positions, reply, strict=True):
+            found[position] = bool(there)
+    return found

@@ -27,6 +27,8 @@ AT_ONCE = 50
 """Items in one script."""
 PAGE_BYTES = 1024 * 1024
 """A page of a list ends with the items that bring it to so many bytes."""
+LARGEST = 256 * 1024
+"""Bytes of an item that a list asks for along with others. What is larger has a round trip of its own."""
 LOOKED_AT = 500
 """Changes that one script looks at."""
 MOST_TURNS = 64
@@ -38,24 +40,32 @@ Asked = Sequence[asyncio.Future[Any]]
 # Items of several partitions
 
 
-def ask_all(link: Link, places: Places, keys: Sequence[StateKey]) -> list[tuple[list[int], asyncio.Future[Any]]]:
-    """Ask for items: the positions of their keys, and what will answer."""
+def ask_all(
+    link: Link, places: Places, keys: Sequence[StateKey], *, largest: int | None = None
+) -> list[tuple[list[int], asyncio.Future[Any]]]:
+    """Ask for items, or only for those of up to `largest` bytes: the positions of their keys, and what will answer."""
+    only = () if largest is None else (largest,)
     spots = [places.of(key) for key in keys]
     return [
-        (positions, LOAD.ask(link, [spots[position].key for position in positions], ()))
+        (positions, LOAD.ask(link, [spots[position].key for position in positions], only))
         for _, positions in by_partition(spots, AT_ONCE)
     ]
 
 
 async def load_all(
-    keys: Sequence[StateKey], asked: Sequence[tuple[list[int], asyncio.Future[Any]]]
+    keys: Sequence[StateKey],
+    asked: Sequence[tuple[list[int], asyncio.Future[Any]]],
+    *,
+    larger: set[StateKey] | None = None,
 ) -> Sequence[Item | None]:
-    """The items that `ask_all` asked for."""
+    """The items that `ask_all` asked for. The keys of what is too large for that are put into `larger`."""
     found: list[Item | None] = [None] * len(keys)
     replies = await asyncio.gather(*(texts for _, texts in asked))
     for (positions, _), reply in zip(asked, replies, strict=True):
         for position, item in zip(positions, loaded([keys[each] for each in positions], reply), strict=True):
             found[position] = item
+        if larger is not None:
+            larger.update(keys[position] for position, text in zip(positions, reply[1:], strict=True) if text == 0)
     return found
 
 
@@ -98,11 +108,21 @@ class Listing:
                 step = max(1, min(AT_ONCE, most - len(items)))
                 keys = [StateKey(self._tenant, self._namespace, name) for name in names[:step]]
                 names = names[step:]
-                found = await load_all(keys, ask_all(self._link, self._places, keys))
-                await self._prune([key for key, item in zip(keys, found, strict=True) if item is None])
-                items += [item for item in found if item is not None and item.value is not None]
-                size += sum(len(item.value or "") for item in found if item is not None)
-                after = keys[-1].key
+                larger: set[StateKey] = set()
+                asked_small = ask_all(self._link, self._places, keys, largest=LARGEST)
+                found = await load_all(keys, asked_small, larger=larger)
+                nothing = [key for key, item in zip(keys, found, strict=True) if item is None and key not in larger]
+                await self._prune(nothing)
+                for key, small in zip(keys, found, strict=True):
+                    item = small
+                    if key in larger:
+                        if size >= PAGE_BYTES:
+                            return Page(items, after)
+                        (item,) = await load_all((key,), ask_all(self._link, self._places, (key,)))
+                    if item is not None and item.value is not None:
+                        items.append(item)
+                        size += len(item.value)
+                    after = key.key
                 if len(items) >= most or size >= PAGE_BYTES:
                     return Page(items, after if names or more else None)
             if not more:

@@ -19,6 +19,7 @@ from traffic_cop_middleware.adapters.redis.state_places import (
     item_of,
 )
 from traffic_cop_middleware.contracts import Pending, StateKey
+from traffic_cop_middleware.contracts.state import MOST_HOT
 
 T = TypeVar("T")
 
@@ -37,6 +38,12 @@ AT_ONCE = 50
 """Entries in one script."""
 CLAIM_BYTES = 256 * 1024
 """What a partition gives at once ends with the item that brings it to so many bytes."""
+LARGEST = 256 * 1024
+"""Bytes of an item that is given along with others. What is larger is asked for by itself, one partition at a time."""
+LARGE_BYTES = 16 * 1024 * 1024
+"""A claim ends with the large item that brings it to so many bytes."""
+ANY = 2 * MOST_HOT
+"""More bytes than an item has."""
 MOST_TURNS = 64
 GROUP = "documents"
 
@@ -50,7 +57,8 @@ class RedisOutbox:
         self._turn = 0
 
     def claim(self, worker: str, *, most: int, idle: float) -> Awaitable[Sequence[Pending]]:
-        """As in the contract. One command per partition, all in one write; more where some have more than others."""
+        """As in the contract. One command per partition, all in one write; more where some have more than others, and
+        one for each large item, of which no more are claimed at once than a worker can hold."""
         turn = self._turn % PARTITIONS
         self._turn += 1
         partitions = self._places.partitions[turn:] + self._places.partitions[:turn]
@@ -58,13 +66,15 @@ class RedisOutbox:
         share = max(1, most // PARTITIONS)
         return self._go_on(self._claimed(ask, most, partitions, [ask(where, share) for where in partitions[:most]]))
 
-    def _claim(self, worker: str, idle: float, where: Partition, most: int) -> asyncio.Future[Any]:
-        arguments = (GROUP, worker, most, max(0, round(idle * 1000)), where.items, CLAIM_BYTES)
+    def _claim(
+        self, worker: str, idle: float, where: Partition, most: int, largest: int = LARGEST
+    ) -> asyncio.Future[Any]:
+        arguments = (GROUP, worker, most, max(0, round(idle * 1000)), where.items, CLAIM_BYTES, largest)
         return CLAIM.ask(self._link, (where.outbox, where.queued), arguments)
 
     async def _claimed(
         self,
-        ask: Callable[[Partition, int], asyncio.Future[Any]],
+        ask: Callable[..., asyncio.Future[Any]],
         most: int,
         partitions: Sequence[Partition],
         asked: Sequence[asyncio.Future[Any]],
@@ -72,19 +82,29 @@ class RedisOutbox:
         """The first of `partitions` were `asked` for their share each; the others come when these have less."""
         found: dict[str, Pending] = {}
         share = max(1, most // PARTITIONS)
+        behind: dict[Partition, None] = {}
         for _ in range(MOST_TURNS):
             more = []
-            for where, flat in zip(partitions, await asyncio.gather(*asked), strict=False):
+            for where, (larger, *flat) in zip(partitions, await asyncio.gather(*asked), strict=False):
+                if larger:
+                    behind[where] = None
                 fresh = [entry for entry in pendings(where, flat) if entry.id not in found]
                 found |= {entry.id: entry for entry in fresh}
                 if len(fresh) >= share:
                     more.append(where)
             partitions = [*partitions[len(asked) :], *more]
-            room = most - len(found)
+            room = most - len(found) - bool(behind)  # the small ones leave a place to a large one
             if room <= 0 or not partitions:
                 break
             share = max(1, room // len(partitions))
             asked = [ask(where, share) for where in partitions[:room]]
+        size = 0
+        for where in behind:
+            if len(found) >= most or size >= LARGE_BYTES:
+                break
+            _, *flat = await ask(where, 1, ANY)
+            found |= {entry.id: entry for entry in pendings(where, flat)}
+            size += sum(map(len, flat[3::4]))
         return list(found.values())
 
     def settle(self, done: Sequence[Pending]) -> Awaitable[None]:

@@ -17,7 +17,15 @@ from traffic_cop_middleware.contracts import MICRO, Item, StateKey, Tier
 from traffic_cop_middleware.contracts.state import check_key
 
 PARTITIONS = 32
-TIERS: dict[bytes, Tier] = {b"c": "cache", b"d": "delayed", b"i": "immediate"}
+TIERS: dict[bytes, tuple[Tier, bool]] = {
+    b"c": ("cache", False),
+    b"d": ("delayed", False),
+    b"i": ("immediate", False),
+    b"C": ("cache", True),
+    b"D": ("delayed", True),
+    b"I": ("immediate", True),
+}
+"""The tier, and whether a caller named it."""
 ID = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 NOTHING = "0-0"
 """The id before the first one of a stream."""
@@ -105,10 +113,11 @@ def item_of(key: StateKey, text: bytes | None, now: int | None) -> Item | None:
     parts = (text or b"").split(b" ", 4)
     if len(parts) < 5 or parts[1] not in TIERS:
         return None
-    version, tier, written, ends, value = parts
+    version, letter, written, ends, value = parts
+    tier, named = TIERS[letter]
     try:
         expires_at = None if ends == b"-" else float(ends)
-        item = Item(key, int(version), text_of(value[1:]), TIERS[tier], int(written) / MICRO, expires_at)
+        item = Item(key, int(version), text_of(value[1:]), tier, int(written) / MICRO, expires_at, named)
     except ValueError:
         return None
     if value[:1] != b"=" or (now is not None and expires_at is not None and expires_at * MICRO <= now):
@@ -118,8 +127,16 @@ def item_of(key: StateKey, text: bytes | None, now: int | None) -> Item | None:
 
 def text_for(item: Item) -> str:
     """An item as it stands (state.lua)."""
-    value = "-" if item.value is None else f"={item.value}"
-    return f"{item.version} {item.tier[0]} {round(item.written_at * MICRO)} {end_of(item.expires_at)} {value}"
+    dates = f"{round(item.written_at * MICRO)} {end_of(item.expires_at)}"
+    return f"{item.version} {letter_of(item.tier, named=item.named)} {dates} {kept_value(item.value)}"
+
+
+def kept_value(value: str | None) -> str:
+    return "-" if value is None else f"={value}"
+
+
+def letter_of(tier: Tier, *, named: bool) -> str:
+    return tier[0].upper() if named else tier[0]
 
 
 def end_of(expires_at: float | None) -> str:

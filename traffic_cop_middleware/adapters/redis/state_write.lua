@@ -5,24 +5,27 @@
 -- its tier, for only the version that the documents got is taken out (state_settle.lua).
 --
 -- KEYS   [1] item, [2] index, [3] ends, [4] queued, [5] outbox, [6] changes
--- ARGV   [1] place, [2] key, [3] "=" and the value or "-", [4] tier (c, d, i) or "" for the one it has, [5] the version
---        that it must have or "", [6] end (seconds) or "-", [7] 1 if the documents have nothing of it, [8] what the
---        names of indexes begin with, [9] milliseconds that a tombstone lives, [10] most entries of the outbox,
---        [11] most changes that are remembered
+-- ARGV   [1] place, [2] key, [3] "=" and the value or "-", [4] the tier that was named (C, D, I), or the one that the
+--        item gets where none is named for it (d), or "" for the one it has, [5] the version that it must have or "",
+--        [6] end (seconds) or "-", [7] 1 if the documents have nothing of it, [8] what the names of indexes begin with,
+--        [9] milliseconds that a tombstone lives, [10] most entries of the outbox, [11] most changes that are remembered,
+--        [12] 1 if promotion chooses tiers: then what nobody named may be in the documents, whatever its tier
 -- reply  {0, now, item} conflict, {1, now, version, tier, 1 if it has a value} written, {2} unknown, {3} full
 local place, wanted, tier = ARGV[1], ARGV[5], ARGV[4]
 local item = read(KEYS[1])
-if not item and ARGV[7] ~= '1' and (wanted ~= '' or tier == '') then return {2} end
+local named = string.find(tier, '%u') ~= nil
+if not item and ARGV[7] ~= '1' and (wanted ~= '' or not named) then return {2} end
 if wanted ~= '' and tonumber(wanted) ~= (item and alive(item) and item.version or 0) then
-  return {0, now, item and item.text or false}
+  return {0, now, item and redis.call('GET', KEYS[1]) or false}
 end
-if tier == '' then tier = item and item.tier or 'c' end
+if item and not named and (item.named or tier == '') then tier = item.tier end
+if tier == '' then tier = 'c' end
 local ends = tonumber(ARGV[6])
 local deleted = ARGV[3] == '-' or (ends ~= nil and ends * 1000000 <= now)
 if deleted then ends = nil end
 
 local waits = redis.call('HGET', KEYS[4], place)
-local queued = tier ~= 'c' or waits or (item and item.tier ~= 'c')
+local queued = lasting(tier) or waits or (item and (lasting(item.tier) or (ARGV[12] == '1' and not item.named)))
 local entered = waits and string.find(waits, '^%d+%-%d+$') and #redis.call('XRANGE', KEYS[5], waits, waits) > 0
 if queued and not entered and redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[10]) then return {3} end
 

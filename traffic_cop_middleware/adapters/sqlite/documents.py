@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from traffic_cop_middleware.adapters.options import Bounds, numbers
 from traffic_cop_middleware.adapters.spans import span
-from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File, raw_of
+from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File
 from traffic_cop_middleware.adapters.sqlite.outbox import SqliteOutbox
-from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, where
+from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, row_of, where
 from traffic_cop_middleware.adapters.sqlite.statements import (
     ENDED,
     FORGET_HISTORY,
     HISTORY,
     LIST,
     REMEMBER,
+    RESHAPE,
     STORE,
     TRIM,
     VERSION,
 )
+from traffic_cop_middleware.adapters.sqlite.urls import place_of
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
-from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of
+from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import WHOLE, check_key
-from traffic_cop_middleware.errors import ConfigurationError
 
 CLEANED_AT_ONCE = 500
 """Items that one transaction of `clean_up` removes."""
+
+PAGE_CHARACTERS = 16 * 1024 * 1024
+"""A page of a list ends with the item that brings its values to so many characters: what waits may be large."""
 
 
 class SqliteDocuments:
@@ -89,21 +89,35 @@ class SqliteDocuments:
     def _store(self, connection: sqlite3.Connection, item: Item) -> int:
         place = where(self._app, item.key)
         present = connection.execute(VERSION, place).fetchone()
-        if present is not None and present[0] >= item.version:
+        if present is not None:
             version: int = present[0]
-            return version
-        row: dict[str, Any] = place | {
-            "version": item.version,
-            "value": raw_of(item.value),
-            "tier": item.tier,
-            "written_at": item.written_at,
-            "expires_at": item.expires_at,
-            "stored_at": self._clock(),
-        }
+            comes_back = version == item.version and present[1] and item.value is not None
+            if version >= item.version and not comes_back:
+                return version
+        row = row_of(self._app, item) | {"stored_at": self._clock()}
         connection.execute(STORE, row)
         connection.execute(REMEMBER, row)
         connection.execute(TRIM, place | {"kept": KEPT_VERSIONS})
         return item.version
+
+    async def reshape(self, items: Sequence[Item]) -> Sequence[bool]:
+        shapes = shapes_of(items)
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> list[bool]:
+            there = {place for place, shape in shapes.items() if self._reshape(connection, shape, now)}
+            return [item.value is not None and (item.key, item.version) in there for item in items]
+
+        return await self._threads.ask(work, writes=True)
+
+    def _reshape(self, connection: sqlite3.Connection, item: Item, now: float) -> bool:
+        there = newest(connection, self._app, item.key)
+        if there is None or there.version != item.version or as_of(there, now).value is None:
+            return False
+        row = row_of(self._app, item)
+        for statement in RESHAPE:
+            connection.execute(statement, row)
+        return True
 
     async def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
@@ -117,20 +131,24 @@ class SqliteDocuments:
             "most": max(1, most) + 1,
         }
 
-        def work(connection: sqlite3.Connection) -> list[Item]:
-            return [item_of(row) for row in connection.execute(LIST, question)]
-
-        items = await self._threads.ask(work)
-        if len(items) <= max(1, most):
+        def work(connection: sqlite3.Connection) -> Page:
+            items: list[Item] = []
+            size = 0
+            for item in map(item_of, connection.execute(LIST, question)):
+                if len(items) >= max(1, most) or size >= PAGE_CHARACTERS:
+                    return Page(items, items[-1].key.key)
+                items.append(item)
+                size += len(item.value or "")
             return Page(items, None)
-        return Page(items[:-1], items[-2].key.key)
+
+        return await self._threads.ask(work)
 
     async def history(self, key: StateKey, *, before: int | None = None, most: int = 20) -> Sequence[Revision]:
         check_key(key)
         question = where(self._app, key) | {"before": WHOLE if before is None else before, "most": max(1, most)}
 
         def work(connection: sqlite3.Connection) -> list[Revision]:
-            return [Revision(item_of(row), row[8]) for row in connection.execute(HISTORY, question)]
+            return [Revision(item_of(row), row[9]) for row in connection.execute(HISTORY, question)]
 
         return await self._threads.ask(work)
 
@@ -156,31 +174,14 @@ class SqliteDocuments:
                 return gone
 
 
-OPTIONS = {
-    "deadline": Bounds(0.01, 300, None, "seconds per call, in place of the stack's deadline"),
-    "max_mb": Bounds(1, 100_000_000, None, "megabytes that the file may have"),
-}
-FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
-
-
 def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> SqliteDocuments:
     """`sqlite:///relative.db` (to the working directory of the start) or `sqlite:////absolute/path.db`.
 
     `?deadline=2` is the seconds of a call, `?max_mb=1000` bounds the file.
     """
-    parts = urlsplit(url)
-    path = unquote(parts.path)[1:]
-    if parts.netloc or parts.fragment:
-        raise ConfigurationError(
-            f"documents={url!r}: what follows sqlite:// is no host and has no '#' (write %23). Write {FORMS}"
-        )
-    if not path or path.endswith("/") or "\0" in path or path == ":memory:":
-        raise ConfigurationError(
-            f"documents={url!r} names no file. Write {FORMS}; for documents that are not kept, memory://"
-        )
-    options = numbers(parts.query, OPTIONS, name=f"documents='sqlite:///{path}'")
+    path, options = place_of(url, setting="documents")
     return SqliteDocuments(
-        os.path.abspath(path),
+        path,
         namespace=namespace,
         deadline=options["deadline"] or deadline,
         notify=notify,

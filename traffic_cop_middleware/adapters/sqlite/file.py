@@ -41,12 +41,15 @@ AT_ONCE = 256
 class File:
     """A worker of `Threads`: a connection to the file at `path`, opened when first needed, and again after a loss.
 
-    `max_mb` bounds the file (megabytes).
+    `max_mb` bounds the file (megabytes). `setting` is what names it, for messages. `schema` has the statements, each of
+    which may be run again, that make the tables that a file has beside those of the documents.
     """
 
-    def __init__(self, path: str, *, max_mb: float | None) -> None:
+    def __init__(self, path: str, *, max_mb: float | None, setting: str = "documents", schema: str = "") -> None:
         self._path = path
         self._max_mb = max_mb
+        self._what = f"{setting}: {path}"
+        self._schema = schema
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._ends = 0.0
@@ -125,14 +128,14 @@ class File:
         folder = os.path.dirname(self._path)
         if not os.path.isdir(folder):
             raise ConfigurationError(
-                f"documents: {self._path} can't be made: there is no folder {folder}. Make it, or write another path "
+                f"{self._what} can't be made: there is no folder {folder}. Make it, or write another path "
                 "(sqlite:///relative.db, sqlite:////absolute/path.db)"
             )
         if os.path.isdir(self._path):
-            raise ConfigurationError(f"documents: {self._path} is a folder. Name a file in it")
+            raise ConfigurationError(f"{self._what} is a folder. Name a file in it")
         if not os.access(folder, os.W_OK) or (os.path.exists(self._path) and not os.access(self._path, os.W_OK)):
             raise ConfigurationError(
-                f"documents: {self._path} or its folder can't be written to by this user, and SQLite needs both. "
+                f"{self._what} or its folder can't be written to by this user, and SQLite needs both. "
                 "Change the owner or the permissions, or write another path"
             )
 
@@ -148,7 +151,7 @@ class File:
             mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise ConfigurationError(
-                    f"documents: {self._path} can't have a write-ahead log (it stays {mode!r}), as on network file "
+                    f"{self._what} can't have a write-ahead log (it stays {mode!r}), as on network file "
                     "systems. Put it on a disk of this host"
                 )
         execute("PRAGMA synchronous = FULL")
@@ -164,6 +167,8 @@ class File:
                     execute(statement)
                 execute(f"PRAGMA application_id = {OURS}")
                 execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for statement in self._schema.split(";\n") if self._schema else ():
+                execute(statement)
             execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -177,11 +182,11 @@ class File:
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if owner not in (0, OURS) or (owner == 0 and (tables or version)):
             raise ConfigurationError(
-                f"documents: {self._path} is the SQLite file of another program. Give Traffic Cop a file of its own"
+                f"{self._what} is the SQLite file of another program. Give Traffic Cop a file of its own"
             )
         if version > SCHEMA_VERSION:
             raise ConfigurationError(
-                f"documents: {self._path} was written by a newer Traffic Cop (its schema is {version}, this one knows "
+                f"{self._what} was written by a newer Traffic Cop (its schema is {version}, this one knows "
                 f"{SCHEMA_VERSION}). Run that release, or give another file"
             )
         return version

@@ -6,18 +6,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 
-from traffic_cop_middleware.adapters.sqlite.file import raw_of
-from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, where
+from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, row_of
 from traffic_cop_middleware.adapters.sqlite.statements import APPEND, BURY, CLAIMABLE, COUNT, DEAD, REVIVE, SPAN
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Item, Pending, StateKey
 from traffic_cop_middleware.contracts.documents import newest_of
+from traffic_cop_middleware.contracts.state import MOST_HOT
 from traffic_cop_middleware.errors import StoreUnavailable
 
 MOST_WAITING = 100_000
 """Entries that wait at most; then `append` is refused."""
 CLOCK_BACK = 60.0
 """A claim that lies further ahead than these seconds was made by a clock that has been set back since."""
+
+CLAIM_CHARACTERS = 16 * 1024 * 1024
+"""A claim ends with the item that brings its values to so many characters."""
 
 
 class SqliteOutbox:
@@ -31,18 +34,8 @@ class SqliteOutbox:
         self._clock = clock
 
     async def append(self, items: Sequence[Item]) -> None:
-        newest_of(items)  # checks each
-        rows = [
-            where(self._app, item.key)
-            | {
-                "version": item.version,
-                "value": raw_of(item.value),
-                "tier": item.tier,
-                "written_at": item.written_at,
-                "expires_at": item.expires_at,
-            }
-            for item in items
-        ]
+        newest_of(items, most=MOST_HOT)  # checks each
+        rows = [row_of(self._app, item) for item in items]
 
         def work(connection: sqlite3.Connection) -> None:
             first, last = connection.execute(SPAN).fetchone()
@@ -62,9 +55,16 @@ class SqliteOutbox:
             now = self._clock()
             question = {"app": self._app, "now": now, "idle": idle, "ahead": CLOCK_BACK, "most": max(1, most)}
             claimed = []
+            found: dict[StateKey, Item | None] = {}
+            size = 0
             for id, claims, *words in connection.execute(CLAIMABLE, question).fetchall():
-                item = newest(connection, self._app, StateKey(*words))
-                if item is not None:
+                key = StateKey(*words)
+                if key not in found:
+                    if size >= CLAIM_CHARACTERS:
+                        break
+                    item = found[key] = newest(connection, self._app, key)
+                    size += 0 if item is None else len(item.value or "")
+                if (item := found[key]) is not None:
                     claimed.append(Pending(str(id), item, claims))
             connection.executemany(
                 "UPDATE outbox SET claims = claims + 1, worker = ?, claimed_at = ? WHERE id = ?",
@@ -100,7 +100,7 @@ class SqliteOutbox:
     async def dead(self, *, most: int = 100) -> Sequence[tuple[Pending, str]]:
         def work(connection: sqlite3.Connection) -> list[tuple[Pending, str]]:
             rows = connection.execute(DEAD, {"app": self._app, "most": max(1, most)})
-            return [(Pending(str(row[8]), item_of(row), max(0, row[9] - 1)), row[10]) for row in rows]
+            return [(Pending(str(row[9]), item_of(row), max(0, row[10] - 1)), row[11]) for row in rows]
 
         return await self._threads.ask(work)
 

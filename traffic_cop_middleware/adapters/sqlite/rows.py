@@ -18,8 +18,20 @@ def where(app: str, key: StateKey) -> dict[str, Any]:
 
 def item_of(row: Sequence[Any]) -> Item:
     """From a row that begins with the columns of an item."""
-    tenant, namespace, key, version, value, tier, written_at, expires_at = row[:8]
-    return Item(StateKey(tenant, namespace, key), version, value, tier, written_at, expires_at)
+    tenant, namespace, key, version, value, tier, named, written_at, expires_at = row[:9]
+    return Item(StateKey(tenant, namespace, key), version, value, tier, written_at, expires_at, bool(named))
+
+
+def row_of(app: str, item: Item) -> dict[str, Any]:
+    """The parameters that are an item's columns."""
+    return where(app, item.key) | {
+        "version": item.version,
+        "value": raw_of(item.value),
+        "tier": item.tier,
+        "named": item.named,
+        "written_at": item.written_at,
+        "expires_at": item.expires_at,
+    }
 
 
 def newest(connection: sqlite3.Connection, app: str, key: StateKey) -> Item | None:

@@ -3,7 +3,8 @@
 
 CREATE TABLE documents (
     app TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
-    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL,
+    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, named INTEGER NOT NULL,
+    written_at REAL NOT NULL, expires_at REAL,
     PRIMARY KEY (app, tenant, namespace, key)
 );
 CREATE INDEX documents_ending ON documents (app, expires_at) WHERE expires_at IS NOT NULL;
@@ -12,7 +13,8 @@ CREATE INDEX documents_deleted ON documents (app, written_at) WHERE value IS NUL
 -- Each version that the documents had, the present one included.
 CREATE TABLE history (
     app TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
-    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL,
+    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, named INTEGER NOT NULL,
+    written_at REAL NOT NULL, expires_at REAL,
     stored_at REAL NOT NULL,
     PRIMARY KEY (app, tenant, namespace, key, version)
 );
@@ -22,7 +24,8 @@ CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     app TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
     claims INTEGER NOT NULL DEFAULT 0, worker TEXT, claimed_at REAL, -- in front of the value, which may fill pages
-    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL
+    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, named INTEGER NOT NULL,
+    written_at REAL NOT NULL, expires_at REAL
 );
 CREATE INDEX outbox_items ON outbox (app, tenant, namespace, key, version, id);
 
@@ -30,6 +33,7 @@ CREATE INDEX outbox_items ON outbox (app, tenant, namespace, key, version, id);
 CREATE TABLE dead (
     id INTEGER PRIMARY KEY,
     app TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
-    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL,
+    version INTEGER NOT NULL, value TEXT, tier TEXT NOT NULL, named INTEGER NOT NULL,
+    written_at REAL NOT NULL, expires_at REAL,
     claims INTEGER NOT NULL, reason TEXT NOT NULL, buried_at REAL NOT NULL
 );
