@@ -2,8 +2,9 @@
 
     python3 scripts/test.py [--fast] [arguments of pytest ...]
 
-A real redis-server is taken from TRAFFIC_COP_REDIS_SERVER, from PATH, or out of a wheel; without one the tests that
-need it are skipped, and with TRAFFIC_COP_REQUIRE_SERVERS=1 that is a failure.
+A real redis-server is taken from TRAFFIC_COP_REDIS_SERVER, from PATH, or out of a wheel, a PostgREST likewise (its
+PostgreSQL is the system's); without one the tests that need it are skipped, and with TRAFFIC_COP_REQUIRE_SERVERS=1 that
+is a failure.
 """
 
 import argparse
@@ -125,6 +126,9 @@ def main() -> int:
         if os.environ.get("TRAFFIC_COP_REQUIRE_SERVERS") == "1":
             redis = "no redis-server found, and TRAFFIC_COP_REQUIRE_SERVERS=1 asks for one"
     print(redis, flush=True)
+    from postgrest_server import postgrest  # not above: it is for a newer Python than `bootstrap` is
+
+    environment["TRAFFIC_COP_POSTGREST"] = postgrest() or ""  # the tests say what is missing
 
     failed = [] if options.fast else lint(environment)
     pytest = [sys.executable, "-m", "pytest"]
