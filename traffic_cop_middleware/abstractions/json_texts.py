@@ -64,3 +64,40 @@ def loads(text: str) -> Any:
     if "\\u" in text:
         dumps(value)
     return value
+
+
+_plain_decoder = json.JSONDecoder()
+"""Takes numbers that JSON does not have, which no encoder here gives again."""
+_sorted_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+
+
+def dumps_sorted(value: Any) -> str:
+    """As `dumps`, with sorted keys: `canonical` gives the same again, where all keys are texts.
+
+    Raises:
+        TypeError, ValueError: as `dumps`.
+    """
+    try:
+        text = _sorted_encoder.encode(value)
+    except TypeError:  # keys of several kinds, which can't be sorted before they are texts
+        return canonical(dumps(value))
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if not text.isascii():
+        text.encode()
+    return text
+
+
+def canonical(text: str) -> str:
+    """The JSON text of the same value with sorted keys and no spaces: one text for one value.
+
+    Raises:
+        ValueError: as `loads`.
+    """
+    try:
+        found = _sorted_encoder.encode(_plain_decoder.decode(text))
+    except RecursionError as exc:
+        raise ValueError("the JSON text is nested too deeply") from exc
+    if not found.isascii():
+        found.encode()
+    return found
