@@ -14,6 +14,7 @@ from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from hypothesis import HealthCheck, settings
 from redis.exceptions import ResponseError
 
+from tests.postgrest import Project, running_project
 from tests.redis_cluster import RedisCluster, running_cluster
 from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware.testing.fixtures import fake_clock, memory_backend, open_client
@@ -74,6 +75,13 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     """A real Redis Cluster that the whole run shares. Nobody may kill, freeze or reconfigure it."""
     with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def supabase_project() -> Iterator[Project]:
+    """A real PostgreSQL under a real PostgREST that the whole run shares. Each test has an app of its own in it."""
+    with running_project() as project:
+        yield project
 
 
 class FakeRedisHandler(TCPFakeRequestHandler):

@@ -13,16 +13,23 @@ from typing import Any
 import pytest
 
 import traffic_cop_middleware
-from traffic_cop_middleware.cop import CopSettings, MetricsKwargs, RateLimitKwargs, RoutingKwargs, SessionKwargs
+from traffic_cop_middleware.cop import (
+    CopSettings,
+    MetricsKwargs,
+    PromotionKwargs,
+    RateLimitKwargs,
+    RoutingKwargs,
+    SessionKwargs,
+)
 from traffic_cop_middleware.middleware.routes import RouteKwargs
 
-KWARGS = (CopSettings, MetricsKwargs, RateLimitKwargs, SessionKwargs, RoutingKwargs, RouteKwargs)
+KWARGS = (CopSettings, MetricsKwargs, PromotionKwargs, RateLimitKwargs, SessionKwargs, RoutingKwargs, RouteKwargs)
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "traffic_cop_middleware"
 
 
 def test_importing_the_package_loads_no_driver() -> None:
-    drivers = ["redis", "hiredis", "arango", "google.cloud", "supabase", "fastapi", "pytest", "aiohttp", "jwt"]
+    drivers = ["redis", "hiredis", "arango", "google", "supabase", "httpx", "fastapi", "pytest", "aiohttp", "jwt"]
     drivers.append("opentelemetry")
     script = f"import sys, traffic_cop_middleware; print([d for d in {drivers!r} if d in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)

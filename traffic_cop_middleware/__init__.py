@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect
+from traffic_cop_middleware.abstractions.files.garbage import Collected
+from traffic_cop_middleware.abstractions.files.lineage import Branch, Lineage, StoredFile
+from traffic_cop_middleware.abstractions.files.management import Restored
+from traffic_cop_middleware.abstractions.files.reconciling import Reconciled, Reconciliation
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.promotion.explanation import Explanation
+from traffic_cop_middleware.abstractions.promotion.verdict import Verdict
 from traffic_cop_middleware.abstractions.session import Session
 from traffic_cop_middleware.abstractions.session_management import SessionInfo
 from traffic_cop_middleware.abstractions.sessions import Tokens
@@ -30,6 +36,7 @@ from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
     MetricsMiddleware,
+    PromotionMiddleware,
     RateLimitMiddleware,
     RoutingMiddleware,
     SessionMiddleware,
@@ -38,10 +45,13 @@ from traffic_cop_middleware.cop import (
 )
 from traffic_cop_middleware.errors import (
     ConfigurationError,
+    FileCorrupt,
+    FileQuarantined,
     InvalidToken,
     KeysUnavailable,
     MissingExtra,
     NobodysState,
+    NoFile,
     NoRecord,
     NoSnapshot,
     NotDurable,
@@ -82,9 +92,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "THE_APP",
+    "Branch",
+    "Collected",
     "ConfigurationError",
     "CorsPolicy",
     "Event",
+    "Explanation",
+    "FileCorrupt",
+    "FileQuarantined",
     "FixedResponse",
     "GatewayRoute",
     "InvalidToken",
@@ -92,21 +108,27 @@ __all__ = [
     "Key",
     "KeysUnavailable",
     "Limit",
+    "Lineage",
     "MetricsMiddleware",
     "MissingExtra",
+    "NoFile",
     "NoRecord",
     "NoSnapshot",
     "NobodysState",
     "NotDurable",
     "OrderError",
+    "OtlpExport",
+    "PromotionMiddleware",
     "Push",
     "Pushed",
-    "OtlpExport",
     "RateLimitMiddleware",
+    "Reconciled",
+    "Reconciliation",
     "RecordConflict",
     "Redirect",
     "Refusal",
     "RequestState",
+    "Restored",
     "RoutingMiddleware",
     "Session",
     "SessionInfo",
@@ -123,7 +145,7 @@ __all__ = [
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
-    "THE_APP",
+    "StoredFile",
     "TokenTooLarge",
     "Tokens",
     "TooManySessions",
@@ -133,6 +155,7 @@ __all__ = [
     "TrafficCopMiddleware",
     "Upstream",
     "UpstreamError",
+    "Verdict",
     "by_api_key",
     "by_everyone",
     "by_ip",

@@ -128,6 +128,18 @@ class NoSnapshot(TrafficCopError, LookupError):
     """There is no snapshot of this id, for this tenant."""
 
 
+class NoFile(TrafficCopError, LookupError):
+    """There is no file of this id, for this tenant; or it was deleted."""
+
+
+class FileCorrupt(StoreError):
+    """A file's content is not what was kept: nothing of it was used. The message names the file."""
+
+
+class FileQuarantined(StoreError):
+    """There is something else where a file was to go; nothing was overwritten."""
+
+
 class UpstreamError(TrafficCopError):
     """An upstream did not answer as it should (answered 502)."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ from starlette.applications import Starlette
 
 from tests.adapters.load import poll, started
 from tests.asgi import http_scope, send_through
+from tests.redis_proxy import Dropping
 from tests.servers import RedisServer
 from traffic_cop_middleware import TrafficCop
 
@@ -170,65 +170,6 @@ async def test_a_killed_worker_takes_along_what_it_served_since_its_last_flush_a
         lost = served(all_of_them) - total
         assert 0 <= lost <= 40
         assert total >= known + 120
-
-
-class Dropping:
-    """A proxy in front of Redis that loses a share of the replies: the command was run, and its connection breaks."""
-
-    def __init__(self, port: int, share: float) -> None:
-        self._port = port
-        self._random = random.Random(11)
-        self.share = share
-        self.dropped = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Dropping:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        to_redis: Any = None
-        try:
-            from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self._port)
-            up = asyncio.create_task(self._pass_on(reader, to_redis))
-            try:
-                handshake = True
-                while data := await from_redis.read(65536):
-                    # A connection that is never established proves nothing: its first replies pass.
-                    if not handshake and self._random.random() < self.share:
-                        self.dropped += 1
-                        return
-                    handshake = handshake and b"PONG" not in data
-                    writer.write(data)
-                    await writer.drain()
-            finally:
-                up.cancel()
-        except OSError:
-            return
-        finally:
-            for end in (writer, to_redis):
-                if end is not None:
-                    end.transport.abort()
-
-    @staticmethod
-    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-            writer.close()
 
 
 @pytest.mark.asyncio

@@ -17,6 +17,7 @@ from tests.adapters.load import poll
 from tests.servers import RedisServer
 from tests.state.flush_worker import STEPS
 from tests.state.houses import House, on_redis, sqlite_at
+from traffic_cop_middleware.abstractions.promotion.promoter import StatePromoter
 from traffic_cop_middleware.abstractions.state import flusher as module
 from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
 from traffic_cop_middleware.contracts import Item, StateKey
@@ -40,11 +41,16 @@ async def written(house: House, count: int = 20) -> dict[StateKey, int]:
     return versions
 
 
+def promoter_of(house: House) -> StatePromoter:
+    assert house.house.promoter is not None
+    return house.house.promoter
+
+
 async def flush(house: House) -> int:
     """What waits, also what somebody else had claimed."""
     outbox = house.store.outbox
     assert outbox is not None
-    return await StateFlusher(outbox, house.documents, emit=lambda *_: None, idle=0.0).flush()
+    return await StateFlusher(outbox, house.documents, promoter_of(house), emit=lambda *_: None, idle=0.0).flush()
 
 
 async def kept(house: House, versions: dict[StateKey, int]) -> dict[StateKey, int]:
@@ -115,7 +121,7 @@ async def test_an_item_that_the_documents_refuse_holds_up_no_other_and_is_buried
         assert outbox is not None
         told: list[str] = []
         documents: Any = Refusing(house.documents, refuses=["k07"])
-        flusher = StateFlusher(outbox, documents, emit=lambda kind, _: told.append(kind), idle=0.0)
+        flusher = StateFlusher(outbox, documents, promoter_of(house), emit=lambda kind, _: told.append(kind), idle=0.0)
         refused = StateKey("", "a", "k07")
         for _ in range(3 * module.TRIES):
             with contextlib.suppress(StoreError):
@@ -131,6 +137,21 @@ async def test_an_item_that_the_documents_refuse_holds_up_no_other_and_is_buried
         assert await kept(house, versions) == versions
 
 
+async def test_an_outage_counts_for_no_refusal(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with on_redis(redis_server.url, tmp_path / "state.db") as house:
+        await written(house)
+        outbox = house.store.outbox
+        assert outbox is not None
+        documents: Any = Refusing(house.documents, away=3 * module.TRIES, refuses=["k07"])
+        flusher = StateFlusher(outbox, documents, promoter_of(house), emit=lambda *_: None, idle=0.0)
+        for _ in range(3 * module.TRIES):
+            with pytest.raises(StoreUnavailable):
+                await flusher.flush()
+        with contextlib.suppress(StoreError):
+            await flusher.flush()
+        assert await outbox.dead() == []
+
+
 async def test_an_outage_of_the_documents_buries_nothing_however_long_it_lasts(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,7 +162,7 @@ async def test_an_outage_of_the_documents_buries_nothing_however_long_it_lasts(
         outbox = house.store.outbox
         assert outbox is not None
         documents: Any = Refusing(house.documents, away=3 * module.TRIES)
-        flusher = StateFlusher(outbox, documents, emit=lambda *_: None, idle=0.0, period=0.001)
+        flusher = StateFlusher(outbox, documents, promoter_of(house), emit=lambda *_: None, idle=0.0, period=0.001)
         running = asyncio.create_task(flusher.run())
         await poll(lambda: "is flushed again" in caplog.text or running.done())
         assert await kept(house, versions) == versions

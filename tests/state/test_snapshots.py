@@ -13,6 +13,7 @@ import pytest
 from tests.servers import RedisServer
 from tests.state.houses import House, on_memory, on_redis
 from traffic_cop_middleware import ConfigurationError, NoSnapshot
+from traffic_cop_middleware.abstractions.json_texts import loads
 from traffic_cop_middleware.abstractions.state import snapshots
 
 pytestmark = pytest.mark.asyncio
@@ -29,7 +30,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 
 
 async def everything(house: House) -> dict[str, Any]:
-    return {item.key: item.value async for item in snapshots.items_of(house.state, "a", prefix="")}
+    return {item.key.key: loads(item.value or "") async for item in snapshots.items_of(house.state, "a", prefix="")}
 
 
 async def test_many_small_items_fit_into_a_snapshot(opened: Open) -> None:

@@ -15,22 +15,28 @@ import anyio
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.asking import aside
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.files.house import FileHouse
+from traffic_cop_middleware.abstractions.files.management import FileManagementAbstraction
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import Heard, MessagingAbstraction
+from traffic_cop_middleware.abstractions.promotion.promotion import StatePromotionAbstraction
+from traffic_cop_middleware.abstractions.promotion.settings import PromotionSettings
+from traffic_cop_middleware.abstractions.promotion.uses import StateUses
 from traffic_cop_middleware.abstractions.rate_limiting import RateLimitAbstraction
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
 from traffic_cop_middleware.abstractions.sessions import TOPIC, SessionAbstraction
 from traffic_cop_middleware.abstractions.state.house import StateHouse
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.synchronisation import StatePushes
+from traffic_cop_middleware.abstractions.state.writing import tiers_kept
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
 from traffic_cop_middleware.composition.backends import BackendHandle
-from traffic_cop_middleware.composition.documents import DocumentsHandle, GivenDocuments
 from traffic_cop_middleware.composition.session_settings import SessionKeys
-from traffic_cop_middleware.contracts import Backend, Changes, DocumentStore, Lease, Message, StateStore
+from traffic_cop_middleware.composition.state_stores import StateStores
+from traffic_cop_middleware.contracts import Backend, Changes, Lease, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
@@ -55,19 +61,21 @@ class Opened:
             "_flushing",
             "_has_analytics",
             "_has_sessions",
+            "_hears_no_more",
             "_messaging",
             "_pushes",
             "_scope",
             "_settings",
             "_state_is_shared",
             "_unsubscribe",
+            "_uses",
             "_working",
             "analytics",
             "backend",
-            "documents",
+            "files",
             "handle",
         ),
-        *("loop", "rate_limits", "session_management", "sessions", "state"),
+        *("loop", "promotion", "rate_limits", "session_management", "sessions", "state", "stores"),
     )
 
     def __init__(
@@ -80,7 +88,7 @@ class Opened:
         keys: SessionKeys | None,
         observers: Observers,
         watched: Mapping[str, LiveTable[Any]],
-        documents: DocumentsHandle | GivenDocuments | None = None,
+        stores: StateStores | None = None,
         analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
     ) -> None:
         self._settings = settings
@@ -112,15 +120,19 @@ class Opened:
         self._has_analytics = analytics is not None
         if analytics is not None:
             self.analytics = analytics(backend)
-        self.documents = documents
+        self.stores = stores
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None
         self._state_is_shared = False
         self._pushes: StatePushes | None = None
         self._scope: tuple[anyio.CancelScope, anyio.Event] | None = None
         store = getattr(backend, "state", None)  # one of a third party may be older than that
-        if store is not None and documents is not None:
-            self._open_state(store, documents.documents, observers)
+        self.files: FileManagementAbstraction | None = None
+        self.promotion: StatePromotionAbstraction | None = None
+        self._uses: StateUses | None = None
+        self._hears_no_more: Callable[[], None] = lambda: None
+        if store is not None and stores is not None:
+            self._open_state(store, stores, observers)
         self._messaging: MessagingAbstraction | None = None
         if watched and backend.records is not None:
             self._messaging = MessagingAbstraction(backend.records, backend.bus)
@@ -143,6 +155,7 @@ class Opened:
 
     async def begin(self) -> None:
         """Read the records, and go on doing so where other workers change them; write what is counted."""
+        self._warn_of_promotion()
         if self._has_analytics and self.backend.metrics is not None and self.backend.metrics.shared:
             self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
         if self.works_by_itself:
@@ -155,6 +168,14 @@ class Opened:
             await _converge(messaging)
         else:  # without a turn of the event loop: nobody is to see that a first request opened something
             messaging.read_at_once()
+
+    def _warn_of_promotion(self) -> None:
+        """Tell of verdicts that can't be kept, where somebody counts on them."""
+        settings = self._settings.state
+        asked_for = settings.hooks or settings.files.objects is not None or settings.promotion != PromotionSettings()
+        warning = self.promotion.check() if self.promotion is not None and asked_for else None
+        if warning is not None:
+            log.warning("%s", warning)
 
     def _heard_of_limits(self, heard: Heard, changes: Changes) -> None:
         heard(changes)
@@ -188,18 +209,40 @@ class Opened:
         )
         self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
 
-    def _open_state(self, store: StateStore, documents: DocumentStore, observers: Observers) -> None:
+    def _open_state(self, store: StateStore, stores: StateStores, observers: Observers) -> None:
+        settings, documents = self._settings.state, stores.documents
+        now = getattr(self.backend, "wall_clock", time.time)
+        files = None
+        if stores.objects is not None and stores.metadata is not None:
+            files = FileHouse(stores.objects, stores.metadata, now=now, emit=observers.emit)
+        if settings.promotion is not None:
+            self.promotion = StatePromotionAbstraction(
+                settings.promotion,
+                hooks=settings.hooks,
+                tiers=tiers_kept(store, documents),
+                files=files is not None and documents.durable,
+                now=now,
+                emit=observers.emit,
+            )
+            self._uses = StateUses(stores.metadata, now=now)
         house = StateHouse(
             store,
             documents,
             emit=observers.emit,
-            now=getattr(self.backend, "wall_clock", time.time),
+            now=now,
             clock=self.backend.clock,
-            near_items=self._settings.state.near_items,
+            near_items=settings.near_items,
+            judge=self.promotion if documents.durable else None,
+            files=files,
+            uses=self._uses if documents.durable else None,
         )
+        if house.rejudging is not None:
+            self._hears_no_more = observers.subscribe(house.rejudging.heard)
         self._state_is_shared = store.shared
-        self._pushes = StatePushes(house, self._settings.state.services, emit=observers.emit)
+        self._pushes = StatePushes(house, settings.services, emit=observers.emit)
         self.state = StateManagementAbstraction(house, self._pushes)
+        if files is not None:
+            self.files = FileManagementAbstraction(files, self.state, grace=settings.files.grace)
         if self._has_sessions:
             self.sessions.state = self.state
 
@@ -223,6 +266,10 @@ class Opened:
         async with anyio.create_task_group() as tasks:
             if state.house.flusher is not None:
                 tasks.start_soon(state.house.flusher.run)
+            if state.house.rejudging is not None:
+                tasks.start_soon(state.house.rejudging.run)
+            if self._uses is not None:
+                tasks.start_soon(self._uses.keep_telling)
             leases = getattr(self.backend, "leases", None)
             if leases is not None and self._settings.state.works:
                 tasks.start_soon(Leader(leases, CHORES, self._chores, ttl=CHORES_LEASE).run)
@@ -234,11 +281,16 @@ class Opened:
                 tasks.start_soon(self.state.house.keep_clean)
                 if self._settings.state.services:
                     tasks.start_soon(partial(self._pushes.keep_trying, token=lease.token))
+                if self.files is not None:
+                    tasks.start_soon(self.files.keep_clean)
+                if self._uses is not None:
+                    tasks.start_soon(self._uses.keep_forgetting)
 
     def listen_no_more(self) -> None:
         """Hear no longer what other workers tell."""
         if self._has_sessions:
             self.session_management.close()
+        self._hears_no_more()
         if self._unsubscribe is not None:
             self._unsubscribe()
         if self._messaging is not None:
@@ -261,8 +313,10 @@ class Opened:
             await self.analytics.end()
         if self.state is not None:
             await self.state.house.end(within=LAST_FLUSH)
-        if self.documents is not None:
-            await self.documents.close()
+        if self._uses is not None:
+            await self._uses.end()
+        if self.stores is not None:
+            await self.stores.close()
         if self.handle is not None:
             await self.handle.close()
 

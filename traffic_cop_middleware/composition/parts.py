@@ -18,11 +18,11 @@ from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
 from traffic_cop_middleware.composition.backends import BackendHandle
-from traffic_cop_middleware.composition.documents import DocumentsHandle, GivenDocuments
 from traffic_cop_middleware.composition.metrics_export import Exporting
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.opened import Opened
 from traffic_cop_middleware.composition.session_settings import SessionSettings
+from traffic_cop_middleware.composition.state_stores import StateStores
 from traffic_cop_middleware.composition.workers import sign_of_several
 from traffic_cop_middleware.contracts import Backend
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
@@ -86,7 +86,7 @@ class Parts:
         else:
             self._per_loop = False
         if settings.state.on:
-            self._documents(loop=None)  # only to see whether the URL can be used
+            self._stores(loop=None)  # only to see whether the URLs can be used
 
     @property
     def watches(self) -> bool:
@@ -140,44 +140,36 @@ class Parts:
         settings = self.settings
         if self._inside is not None:
             return self._opened(
-                (await self._inside.open()).backend, None, None, await self._open_documents(None, patience)
+                (await self._inside.open()).backend, None, None, await self._open_stores(None, patience)
             )
         if not isinstance(settings.backend, str):
-            return self._opened(settings.backend, None, None, await self._open_documents(None, patience))
+            return self._opened(settings.backend, None, None, await self._open_stores(None, patience))
         handle = self._handle(loop)
         await handle.connect(patience=patience)
         try:
-            documents = await self._open_documents(loop, patience)
+            stores = await self._open_stores(loop, patience)
         except BaseException:  # a start that fails leaves no connection
             await handle.close()
             raise
-        return self._opened(handle.backend, handle, loop, documents)
+        return self._opened(handle.backend, handle, loop, stores)
 
-    async def _open_documents(self, loop: object, patience: float) -> DocumentsHandle | GivenDocuments | None:
+    async def _open_stores(self, loop: object, patience: float) -> StateStores | None:
         if not self.settings.state.on:
             return None
-        documents = self._documents(loop)
-        await documents.connect(patience=patience)
-        return documents
+        stores = self._stores(loop)
+        await stores.connect(patience=patience)
+        return stores
 
-    def _documents(self, loop: object) -> DocumentsHandle | GivenDocuments:
-        state = self.settings.state
-        if not isinstance(state.documents, str):
-            return GivenDocuments(state.documents)
-        return DocumentsHandle(
-            state.documents,
-            loop=loop,
-            namespace=self.settings.namespace,
-            deadline=state.deadline,
-            notify=self.observers.tell,
-        )
+    def _stores(self, loop: object) -> StateStores:
+        settings = self.settings
+        return StateStores(settings.state, loop=loop, namespace=settings.namespace, notify=self.observers.tell)
 
     def _opened(
         self,
         backend: Backend,
         handle: BackendHandle | None,
         loop: object,
-        documents: DocumentsHandle | GivenDocuments | None = None,
+        stores: StateStores | None = None,
     ) -> Opened:
         return Opened(
             self.settings,
@@ -187,7 +179,7 @@ class Parts:
             keys=self._keys,
             observers=self.observers,
             watched=self._watched,
-            documents=documents,
+            stores=stores,
             analytics=self._analytics if self._metrics is not None else None,
         )
 

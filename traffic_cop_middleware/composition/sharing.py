@@ -47,6 +47,19 @@ class Shared(Generic[Product]):
 _shared: WeakValueDictionary[tuple[object, ...], Shared[Any]] = WeakValueDictionary()
 
 
+class Given(Generic[Product]):
+    """Something that the user opened, and closes."""
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+
+    async def connect(self, *, patience: float) -> None:
+        """It is open."""
+
+    async def close(self) -> None:
+        """It is its owner's to close."""
+
+
 class Handle(Generic[Product]):
     """What this process opened for a URL, or shares with those who named the same one.
 

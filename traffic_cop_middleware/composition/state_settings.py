@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook
+from traffic_cop_middleware.abstractions.promotion.settings import PromotionSettings
 from traffic_cop_middleware.abstractions.state.house import NEAR_ITEMS
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
+from traffic_cop_middleware.composition.files_settings import FilesSettings
 from traffic_cop_middleware.contracts import DocumentStore
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -18,13 +21,17 @@ MOST_SERVICE = 100
 class StateSettings:
     """The state's settings. Checked when made.
 
-    `on` is false for a part of the cop that has no state. `deadline` is the seconds that the documents may take.
+    `on` is false for a part of the cop that has no state, `promotion` is `None` where nothing is judged; `hooks` may
+    get longer while the app is put together. `deadline` is the seconds that the documents may take.
     """
 
     documents: str | DocumentStore = field(default="memory://", repr=False)
     deadline: float = 2.0
     near_items: int = NEAR_ITEMS
     services: Mapping[str, Service] = field(default_factory=dict)
+    files: FilesSettings = field(default_factory=FilesSettings)
+    promotion: PromotionSettings | None = None
+    hooks: Sequence[PromotionHook] = ()
     on: bool = True
 
     def __post_init__(self) -> None:
@@ -65,4 +72,4 @@ class StateSettings:
     def works(self) -> bool:
         """Whether something is to run beside the app."""
         in_memory = isinstance(self.documents, str) and self.documents.startswith("memory:")
-        return self.on and (not in_memory or bool(self.services))
+        return self.on and (not in_memory or bool(self.services) or self.files.metadata is not None)

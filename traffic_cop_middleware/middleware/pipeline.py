@@ -15,7 +15,7 @@ from traffic_cop_middleware.errors import OrderError
 
 log = logging.getLogger("traffic_cop")
 
-ORDER = ("traffic_cop", "metrics", "session", "rate_limit", "routing")
+ORDER = ("traffic_cop", "metrics", "session", "rate_limit", "routing", "promotion")
 """`traffic_cop` is the whole stack; the others are parts that also stand alone."""
 
 NAMES = {
@@ -24,12 +24,14 @@ NAMES = {
     "session": "SessionMiddleware",
     "rate_limit": "RateLimitMiddleware",
     "routing": "RoutingMiddleware",
+    "promotion": "PromotionMiddleware",
 }
 SETTINGS = {
     "metrics": "metrics=True",
     "session": "session_secret=…",
     "rate_limit": "limits=…",
     "routing": "proxy_routes=…",
+    "promotion": "documents=…",
 }
 
 

@@ -16,32 +16,41 @@ and a test with them waits for nothing::
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
 `RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract` and
-`LeaseStoreContract`, documents of your own `DocumentStoreContract`. This module needs pytest, the suites need
-pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing the package
-needs none of them.
+`LeaseStoreContract`, documents of your own `DocumentStoreContract`, files of your own `ObjectStoreContract`, what is
+known of them `FileMetadataStoreContract`. This module needs pytest, the suites need pytest-asyncio too, and
+`open_client` what Starlette's TestClient needs (httpx2). Importing the package needs none of them.
 """
 
 import pytest
 
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bucket_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.bus_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_asking")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract_shapes")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.file_metadata_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.lease_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.object_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.outbox_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.record_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_one")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_contract_writes")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.session_route_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_asking")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_contract_shapes")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.state_contract_writes")
 
 from traffic_cop_middleware.testing.bucket_contract import BucketStoreContract  # noqa: E402 - its asserts, rewritten
 from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # noqa: E402
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
 from traffic_cop_middleware.testing.document_contract import DocumentStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.file_metadata_contract import FileMetadataStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.lease_contract import LeaseStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.object_contract import ObjectStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.outbox_contract import OutboxContract  # noqa: E402
 from traffic_cop_middleware.testing.record_contract import RecordStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.session_contract import SessionStoreContract  # noqa: E402
@@ -52,9 +61,11 @@ __all__ = [
     "BucketStoreContract",
     "DocumentStoreContract",
     "FakeClock",
+    "FileMetadataStoreContract",
     "LeaseStoreContract",
     "MessageBusContract",
     "MetricsStoreContract",
+    "ObjectStoreContract",
     "OutboxContract",
     "RecordStoreContract",
     "SessionRouteStoreContract",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from traffic_cop_middleware.abstractions.json_texts import dumps, is_unicode
+from traffic_cop_middleware.abstractions.json_texts import dumps, dumps_sorted, is_unicode
 from traffic_cop_middleware.contracts import StateKey
-from traffic_cop_middleware.contracts.state import WHOLE, check_key, check_value
+from traffic_cop_middleware.contracts.state import RESERVED, WHOLE, check_key, check_value, is_large, is_ours
 from traffic_cop_middleware.errors import ConfigurationError
 
 Consistency = Literal["near", "strong"]
 
-RESERVED = "tc."
-"""Namespaces that begin so are this package's own."""
 LONGEST = 1e12
 """Seconds that an item stays at most: some 30,000 years, which every store can count."""
 
@@ -25,7 +23,7 @@ def check_words(key: StateKey) -> None:
     """
     if not all(isinstance(word, str) for word in key):
         raise ConfigurationError(f"state {tuple(key)!r}: tenant, namespace and key are strings")
-    if key.namespace.startswith(RESERVED):
+    if is_ours(key.namespace):
         raise ConfigurationError(
             f"namespace {key.namespace!r}: those that begin with {RESERVED!r} are Traffic Cop's own"
         )
@@ -69,15 +67,17 @@ def check_version(name: str, version: object, *, none: bool = True) -> None:
         raise ConfigurationError(f"{name}={version!r}: the version that a get or put gave{', or None' if none else ''}")
 
 
-def json_of(key: StateKey, value: Any) -> str:
-    """A value as its JSON text.
+def json_of(key: StateKey, value: Any, *, most: int) -> str:
+    """A value as its JSON text, of at most so many bytes.
 
     Raises:
         ConfigurationError: it has none, or it is too large.
     """
     try:
         text = dumps(value)
-        check_value(key, text)
+        check_value(key, text, most=most)
+        if is_large(text):  # it becomes a file, whose text is the canonical one
+            text = dumps_sorted(value)
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(f"the value of {key.namespace}/{key.key} can't be kept as JSON: {exc}") from exc
     return text

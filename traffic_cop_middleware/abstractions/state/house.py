@@ -5,27 +5,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.files.house import FileHouse
+from traffic_cop_middleware.abstractions.files.pointers import pointer_of
 from traffic_cop_middleware.abstractions.json_texts import dumps, is_unicode
+from traffic_cop_middleware.abstractions.promotion.judging import StateJudging
+from traffic_cop_middleware.abstractions.promotion.promoter import StatePromoter
+from traffic_cop_middleware.abstractions.promotion.promotion import StatePromotionAbstraction
+from traffic_cop_middleware.abstractions.promotion.uses import StateUses
 from traffic_cop_middleware.abstractions.sessions import Identity
 from traffic_cop_middleware.abstractions.state.flusher import StateFlusher
+from traffic_cop_middleware.abstractions.state.items import StateRevision, revision_of
 from traffic_cop_middleware.abstractions.state.reading import StateReader
 from traffic_cop_middleware.abstractions.state.snapshots import StateSnapshots
 from traffic_cop_middleware.abstractions.state.watching import StateWatches
 from traffic_cop_middleware.abstractions.state.writing import StateWriter
 from traffic_cop_middleware.contracts import DocumentStore, Item, Page, StateKey, StateStore
-from traffic_cop_middleware.contracts.state import MOST_WORD
-from traffic_cop_middleware.errors import NotDurable, StateConflict, StoreError
+from traffic_cop_middleware.contracts.state import MOST_HOT, MOST_STATE, MOST_WORD, size_of
+from traffic_cop_middleware.errors import FileCorrupt, NotDurable, StateConflict, StoreError
 
 log = logging.getLogger("traffic_cop.state")
 
 NEAR_ITEMS = 10_000
+PAGE_BYTES = 16 * 1024 * 1024
+"""A page of a list ends with the item that brings its values to so many bytes, those in files included."""
 MOST_TURNS = 8
 """How often a session's state is moved anew, because it was written meanwhile."""
 CLEAN_UP_PERIOD = 3600.0
@@ -63,7 +72,8 @@ class StateHouse:
     """The parts of the state on one backend and its documents, open on one event loop.
 
     `now` gives seconds since the epoch, `clock` seconds that never go back; `near_items` is how many items this worker
-    keeps near.
+    keeps near. `judge` chooses the tier of what is written without one, `files` take what is large, and `uses` are
+    counted; none of the three where it is `None`.
     """
 
     def __init__(
@@ -75,20 +85,53 @@ class StateHouse:
         now: Callable[[], float],
         clock: Callable[[], float],
         near_items: int = NEAR_ITEMS,
+        judge: StatePromotionAbstraction | None = None,
+        files: FileHouse | None = None,
+        uses: StateUses | None = None,
     ) -> None:
         lasting = documents if documents.durable else None
         self._store = store
         self._lasting = lasting
         self._emit = emit
         self.documents = documents
+        self.judge = judge if lasting is not None else None
+        """Chooses tiers; `None` where nobody does."""
         self.now = now
         self.flusher: StateFlusher | None = None
         """Takes what waits to the documents; `None` where nothing ever waits."""
         outbox = None if lasting is None else store.outbox or lasting.outbox
-        if lasting is not None and outbox is not None:
-            self.flusher = StateFlusher(outbox, lasting, emit=emit)
-        self.reader = StateReader(store, lasting, now=now, clock=clock, most=near_items)
-        self.writer = StateWriter(store, lasting, self.reader, kick=self._kick)
+        self.promoter: StatePromoter | None = None
+        """Takes items where they deserve to be; `None` where nothing lasts."""
+        promoter = None
+        if lasting is not None:
+            promoter = self.promoter = StatePromoter(
+                store, lasting, judge=judge, files=files, uses=uses, now=now, clock=clock, emit=emit
+            )
+            if outbox is not None:
+                self.flusher = StateFlusher(outbox, lasting, promoter, emit=emit)
+        self.rejudging: StateJudging | None = None
+        """Judges what is asked of it, and what was judged before, anew; `None` where promotion chooses no tier."""
+        if judge is not None and promoter is not None and lasting is not None:
+            self.rejudging = StateJudging(store, lasting, promoter, clock=clock)
+        self.reader = StateReader(
+            store,
+            lasting,
+            now=now,
+            clock=clock,
+            most=near_items,
+            files=None if files is None else files.reader,
+            uses=uses,
+        )
+        self.writer = StateWriter(
+            store,
+            lasting,
+            self.reader,
+            kick=self._kick,
+            promoter=promoter,
+            judge=None if self.rejudging is None else self.rejudging.ask,
+        )
+        self.most = MOST_STATE if files is None or lasting is None else MOST_HOT
+        """Bytes that a value may have."""
         self.watches = StateWatches(store)
         self.snapshots = StateSnapshots(documents, now=now)
 
@@ -108,16 +151,19 @@ class StateHouse:
                 log.warning("the documents could not be cleaned up (%s); the next time will do", exc)
 
     async def end(self, *, within: float) -> None:
-        """Flush what waits, as far as that comes to an end within so many seconds; the rest waits on for another.
+        """Flush what waits and judge what is asked for, as far as that comes to an end within so many seconds; the rest
+        waits on for another, or was promised to nobody.
 
         A store that is away costs nothing: what it has in its outbox stays there.
         """
-        if self.flusher is not None:
-            with anyio.move_on_after(within):
-                try:
+        with anyio.move_on_after(within):
+            try:
+                if self.flusher is not None:
                     await self.flusher.flush()
-                except StoreError as exc:
-                    log.warning("not all state was flushed at the end (%s); it waits in the outbox", exc)
+                if self.rejudging is not None:
+                    await self.rejudging.judge_asked()
+            except StoreError as exc:
+                log.warning("not all state was flushed at the end (%s); it waits in the outbox", exc)
         self.close()
 
     def close(self) -> None:
@@ -132,6 +178,8 @@ class StateHouse:
     def wrote(self, item: Item) -> None:
         """An item was written here."""
         self.watches.wake((item.key,))
+        if self.rejudging is not None:
+            self.rejudging.wrote(item.key)
         told = {"namespace": item.key.namespace, "tier": item.tier, "version": item.version}
         self._emit("state.written", {**told, "deleted": item.value is None})
 
@@ -144,7 +192,8 @@ class StateHouse:
                 held = await self.reader.one(before, strong=True)
                 if held is None or held.value is None:
                     return
-                self.wrote(await self.writer.write(after, held.value, tier=held.tier, expires_at=self.now() + ttl))
+                tier = held.tier if held.named else None
+                self.wrote(await self.writer.write(after, held.value, tier=tier, expires_at=self.now() + ttl))
                 with contextlib.suppress(StateConflict):  # a request under the old id wrote meanwhile: that goes along
                     self.wrote(await self.writer.write(before, None, tier=None, if_version=held.version))
                     return
@@ -152,8 +201,28 @@ class StateHouse:
             log.warning("a session has a new id, and its state could not go along (%s): it is under the old one", exc)
             self._emit("state.write_dropped", {"session": identity.key.id})
 
+    async def everywhere(self, key: StateKey) -> Sequence[Item]:
+        """An item as the backend has it, and as the documents do; pointers as they are. One round trip to each."""
+        kept = () if self._lasting is None else await self._lasting.load((key,))
+        return [item for item in (*await answered(self._store.load((key,))), *kept) if item is not None]
+
+    async def revisions(self, key: StateKey, *, before: int | None, most: int) -> Sequence[StateRevision]:
+        """The versions that the documents had of an item, newest first. One whose file is gone hides no other."""
+        revisions = await self.documents.history(key, before=before, most=most)
+        found = []
+        items = await self.reader.each_whole([revision.item for revision in revisions])
+        for item, (former, stored_at) in zip(items, revisions, strict=True):
+            if isinstance(item, FileCorrupt):
+                found.append(revision_of(former, stored_at, lost=str(item)))
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                found.append(revision_of(item, stored_at))
+        return found
+
     async def list(self, tenant: str, namespace: str, *, prefix: str, after: str | None, most: int) -> Page:
-        """A page of what the backend and the documents have together; of each item the higher version."""
+        """A page of what the backend and the documents have together; of each item the higher version, pointers as they
+        are."""
         page = await answered(self._store.list(tenant, namespace, prefix=prefix, after=after, most=most))
         if self._lasting is None:
             return page
@@ -179,7 +248,19 @@ class StateHouse:
             (item for item in found.values() if item.value is not None and (end is None or item.key.key <= end)),
             key=lambda item: item.key.key,
         )
-        if len(items) > most:
-            items = items[:most]
+        room = min(most, _as_many_as_fit(items))
+        if len(items) > room:
+            items = items[:room]
             end = items[-1].key.key
         return Page(items, end)
+
+
+def _as_many_as_fit(items: Sequence[Item]) -> int:
+    """How many of these a page may have: it ends with the one whose value, or whose file, brings it to `PAGE_BYTES`."""
+    size = 0
+    for place, item in enumerate(items):
+        pointer = pointer_of(item.value)
+        size += pointer.size if pointer is not None else size_of(item.value or "")
+        if size >= PAGE_BYTES:
+            return place + 1
+    return len(items)

@@ -37,6 +37,11 @@ class StateItem:
         return self._item.value or "null"
 
     @property
+    def tenant(self) -> str:
+        """Whose state this is; "" is the app's own."""
+        return self._item.key.tenant
+
+    @property
     def namespace(self) -> str:
         return self._item.key.namespace
 
@@ -51,6 +56,11 @@ class StateItem:
     @property
     def tier(self) -> Tier:
         return self._item.tier
+
+    @property
+    def named(self) -> bool:
+        """Whether a caller named the tier; of any other item promotion chooses it."""
+        return self._item.named
 
     @property
     def written_at(self) -> float:
@@ -82,13 +92,21 @@ class StateChange(NamedTuple):
 
 
 class StateRevision(NamedTuple):
-    """A version that the documents had; `value` is `None` where it was deleted, or held `None`."""
+    """A version that the documents had; `value` is `None` where it was deleted, or held `None`, or was in a file that
+    is gone by now, which `lost` tells of."""
 
     version: int
     value: Any
     deleted: bool
     written_at: float
     stored_at: float
+    lost: str = ""
+
+
+def revision_of(item: Item, stored_at: float, *, lost: str = "") -> StateRevision:
+    """What callers see of a version that the documents had."""
+    value = None if item.value is None or lost else loads(item.value)
+    return StateRevision(item.version, value, item.value is None, item.written_at, stored_at, lost)
 
 
 class StateSnapshot(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from traffic_cop_middleware.abstractions.json_texts import loads
+from traffic_cop_middleware.abstractions.promotion.explanation import Explanation
 from traffic_cop_middleware.abstractions.state.arguments import (
     Consistency,
     check_count,
@@ -31,6 +32,7 @@ from traffic_cop_middleware.abstractions.state.synchronisation import Push, Stat
 from traffic_cop_middleware.abstractions.state.taking_over import How, Pushed, take_over
 from traffic_cop_middleware.abstractions.state.writing import conflict
 from traffic_cop_middleware.contracts import StateKey, Tier
+from traffic_cop_middleware.contracts.state import is_pointer
 from traffic_cop_middleware.errors import ConfigurationError, StateConflict
 
 UPDATE_TRIES = 64
@@ -86,6 +88,8 @@ class StateManagementAbstraction:
             item = self.house.reader.kept(StateKey(self._tenant, namespace, key))
         if item is MISSING:
             item = await self.house.reader.one(self._key(namespace, key), strong=is_strong(consistency))
+        elif item is not None and is_pointer(item.value):
+            item = await self.house.reader.whole(item)
         return None if item is None or item.value is None else StateItem(item)
 
     async def get_many(
@@ -119,7 +123,7 @@ class StateManagementAbstraction:
             NotDurable: the tier can't be kept as configured.
         """
         where = self._key(namespace, key)
-        text = json_of(where, value)
+        text = json_of(where, value, most=self.house.most)
         expected = expected_of(if_version, create_only=create_only)
         item = await self.house.writer.write(where, text, tier=tier, if_version=expected, expires_at=self._end(ttl))
         self.house.wrote(item)
@@ -173,6 +177,48 @@ class StateManagementAbstraction:
         """
         return await self._change(self._key(namespace, key), fn, None, ttl, tier)
 
+    async def explain(self, namespace: str, key: str) -> Explanation | None:
+        """Why an item is kept where it is, and where it would go if it were judged now; `None` where there is none.
+
+        `print` it: `str` of it is for people. Changes nothing.
+
+        Raises:
+            ConfigurationError: nothing is judged here (`promotion=False`, or documents that don't last).
+        """
+        where = self._key(namespace, key)
+        judge, promoter = self.house.judge, self.house.promoter
+        if promoter is None or judge is None:
+            raise ConfigurationError(
+                "cop.state.explain: promotion judges nothing here. Write "
+                "TrafficCop(documents='sqlite:///state.db'), and leave out promotion=False"
+            )
+        item = await self.house.reader.one(where, strong=True)
+        return None if item is None or item.value is None else await promoter.explain(item, judge)
+
+    async def flush(self) -> int:
+        """Take what waits in the outbox where it belongs, now, of all tenants; that happens by itself within a second
+        or so. Gives how many entries were settled.
+
+        Raises:
+            StoreError: a store is away, or refuses; what was not settled waits on.
+        """
+        return 0 if self.house.flusher is None else await self.house.flusher.flush()
+
+    async def promote(self, namespace: str, key: str) -> StateItem | None:
+        """Judge an item now, and move it where it deserves to be; the item as it is then. One whose tier a caller named
+        stays where it is.
+
+        Raises:
+            ConfigurationError: as `explain`.
+        """
+        where = self._key(namespace, key)
+        if self.house.rejudging is None:
+            raise ConfigurationError("cop.state.promote: promotion judges nothing here, see cop.state.explain")
+        await self.house.reader.raw(where, strong=True)  # the backend knows it then, if only the documents did
+        await self.house.rejudging.judge((where,), trigger="explicit")
+        self.house.reader.wrote(where)
+        return await self.get(namespace, key, consistency="strong")
+
     async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
         """Delete an item; false where there was none. One round trip, two without `if_version`.
 
@@ -210,7 +256,7 @@ class StateManagementAbstraction:
             end = ends if ttl is not None or found is None or not there else found.expires_at
             try:
                 item = await self.house.writer.write(
-                    key, json_of(key, value), tier=tier, if_version=version, expires_at=end
+                    key, json_of(key, value, most=self.house.most), tier=tier, if_version=version, expires_at=end
                 )
             except StateConflict:
                 if expected is not None or turn == UPDATE_TRIES - 1:
@@ -225,14 +271,16 @@ class StateManagementAbstraction:
     async def list(self, namespace: str, *, prefix: str = "", cursor: str | None = None, most: int = 100) -> StatePage:
         """Items in the order of their keys (by code point): those whose key begins with `prefix`.
 
-        From the beginning, or on from a page's `cursor`; at most 1,000 at once. An item that is written meanwhile may
+        From the beginning, or on from a page's `cursor`; at most 1,000 at once, and those that
+        bring it to 16 MB. An item that is written meanwhile may
         be in a page or not; one that was there all the time is in exactly one.
         """
         self._check_place(namespace, prefix)
         check_text("cursor", cursor, none=True)
         check_count("most", most, MOST_LISTED)
         page = await self.house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
-        return StatePage([StateItem(item) for item in page.items], page.after)
+        items = await self.house.reader.all_whole(page.items)
+        return StatePage([StateItem(item) for item in items], page.after)
 
     async def watch(
         self, namespace: str, *, prefix: str = "", from_cursor: str | None = None
@@ -263,22 +311,13 @@ class StateManagementAbstraction:
     ) -> Sequence[StateRevision]:
         """The versions that the documents had, newest first; only those below the version `before`.
 
-        Of `delayed` items that are written often, versions may never reach the documents. At least the last 100 stay.
+        Of `delayed` items that are written often, versions may never reach the documents. At least the last 100 stay,
+        but those whose files were deleted.
         """
         where = self._key(namespace, key)
         check_version("before", before)
         check_count("most", most, MOST_LISTED)
-        revisions = await self.house.documents.history(where, before=before, most=most)
-        return [
-            StateRevision(
-                item.version,
-                None if item.value is None else loads(item.value),
-                item.value is None,
-                item.written_at,
-                stored_at,
-            )
-            for item, stored_at in revisions
-        ]
+        return await self.house.revisions(where, before=before, most=most)
 
     async def snapshot(self, namespace: str, *, prefix: str = "") -> StateSnapshot:
         """Keep the items as they are now, in the documents. Each is kept as it was at a moment during the call.

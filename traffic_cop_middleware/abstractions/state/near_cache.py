@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from traffic_cop_middleware.contracts import Item, StateKey
+from traffic_cop_middleware.contracts.state import is_large
 
 MISSING = object()
 
@@ -28,7 +29,8 @@ class Fill:
 
 
 class NearCache:
-    """The most recently used items, at most `most`, by key; `None` is kept too: the store has nothing there.
+    """The most recently used items, at most `most`, by key; `None` is kept too: the store has nothing there. What is
+    too large for a document is not kept.
 
     `now` gives seconds since the epoch; an item that has expired by it is not given any more.
     """
@@ -89,6 +91,9 @@ class NearCache:
                 fill.spoilt.update(fill.keys.intersection(keys))
 
     def _keep(self, key: StateKey, item: Item | None) -> None:
+        if item is not None and is_large(item.value):
+            self._kept.pop(key, None)
+            return
         self._kept[key] = item
         self._kept.move_to_end(key)
         if len(self._kept) > self._most:

@@ -10,21 +10,31 @@ acknowledged, so a strong reading asks them as well, and the higher version wins
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered, let_go
+from traffic_cop_middleware.abstractions.files.following import FileReader
+from traffic_cop_middleware.abstractions.promotion.uses import StateUses
 from traffic_cop_middleware.abstractions.state.near_cache import MISSING, Fill, NearCache
+from traffic_cop_middleware.abstractions.together import answers, outcomes
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
+from traffic_cop_middleware.contracts.state import is_pointer
 from traffic_cop_middleware.errors import StoreError
+
+log = logging.getLogger("traffic_cop.state")
 
 NOTHING_FOR = 2.0
 """Seconds that it is remembered that the documents have nothing of a key."""
 MOST_NOTHINGS = 10_000
 MOST_TURNS = 10
+AT_ONCE = 8
+"""Files that one reading asks for at a time."""
 
 
 class Flight:
@@ -54,7 +64,7 @@ class StateReader:
     """Finds items.
 
     `documents` is `None` where no item outlives the backend. `now` gives seconds since the epoch, `clock` seconds that
-    never go back.
+    never go back. `files` reads what pointers point to, `uses` counts what is read.
     """
 
     def __init__(
@@ -65,9 +75,13 @@ class StateReader:
         now: Callable[[], float],
         clock: Callable[[], float],
         most: int,
+        files: FileReader | None = None,
+        uses: StateUses | None = None,
     ) -> None:
         self._store = store
         self._documents = documents
+        self._files = files
+        self.uses = uses
         self._clock = clock
         self._flights: dict[StateKey, Flight] = {}
         self._nothings: OrderedDict[StateKey, float] = OrderedDict()
@@ -105,10 +119,45 @@ class StateReader:
     def kept(self, key: StateKey) -> Item | object | None:
         """What this worker keeps of an item, or `MISSING`."""
         near = self._near
-        return MISSING if near is None else near.find(key)
+        found = MISSING if near is None else near.find(key)
+        if self.uses is not None and found is not MISSING:
+            self.uses.read(key)
+        return found
+
+    async def whole(self, item: Item) -> Item:
+        """An item with its value, where a file has that. One round trip to the files, unless this worker keeps it.
+
+        Raises:
+            FileCorrupt: the file is gone, or is not what was kept.
+        """
+        if not is_pointer(item.value):
+            return item
+        if self._files is None:
+            raise StoreError(
+                f"the value of {item.key.namespace}/{item.key.key} is in a file, and there are no files here. Write "
+                "TrafficCop(files=…, file_metadata=…) as where it was written"
+            )
+        return await self._files.follow(item)
+
+    async def all_whole(self, items: Sequence[Item]) -> Sequence[Item]:
+        """As `whole`, for several, some at a time."""
+        if not any(is_pointer(item.value) for item in items):
+            return items
+        return await answers([partial(self.whole, item) for item in items], at_once=AT_ONCE)
+
+    async def each_whole(self, items: Sequence[Item]) -> Sequence[Item | Exception]:
+        """As `whole`, for several, some at a time; and for each that can't be had, why."""
+        return await outcomes([partial(self.whole, item) for item in items], at_once=AT_ONCE)
 
     async def one(self, key: StateKey, *, strong: bool) -> Item | None:
         """An item or a tombstone; `None` where nothing is known of it. At most one round trip to each store."""
+        if self.uses is not None:
+            self.uses.read(key)
+        item = await self.raw(key, strong=strong)
+        return item if item is None else await self.whole(item)
+
+    async def raw(self, key: StateKey, *, strong: bool) -> Item | None:
+        """As `one`, and a pointer as it is."""
         if strong:
             return (await self._ask((key,), strong=True))[key]
         near = self.near
@@ -150,7 +199,9 @@ class StateReader:
             raise
         if near is not None and fill is not None:
             near.answered(fill, {key: item})
-        return item
+        if self.uses is not None:
+            self.uses.read(key)
+        return item if item is None else await self.whole(item)
 
     def let_go(self, question: Question) -> None:
         """Nobody will wait for this answer."""
@@ -182,7 +233,11 @@ class StateReader:
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if missing:
             found.update(await self._ask(missing, strong=strong))
-        return found
+        if self.uses is not None:
+            for key in found:
+                self.uses.read(key)
+        whole = await self.all_whole([item for item in found.values() if item is not None])
+        return {**found, **{item.key: item for item in whole}}
 
     async def _ask(self, keys: Sequence[StateKey], *, strong: bool = False) -> dict[StateKey, Item | None]:
         near = self._near

@@ -154,6 +154,10 @@ class RequestState:
                 key = self._key(name)
                 self._asked[name] = None if key is None else self._house.reader.ask(key)
 
+    def lacks(self, name: str) -> bool:
+        """Whether a part was not read yet."""
+        return (self.session if name == "session" else self.user).unsettled
+
     async def settle(self) -> None:
         """Wait for what was asked; the session's record is there.
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
-from traffic_cop_middleware.abstractions.state.items import StateItem, StateSnapshot
+from traffic_cop_middleware.abstractions.state.items import StateSnapshot
 from traffic_cop_middleware.contracts import MICRO, DocumentStore, Item, StateKey
-from traffic_cop_middleware.contracts.state import MOST_STATE
+from traffic_cop_middleware.contracts.state import MOST_STATE, is_large, is_pointer
 from traffic_cop_middleware.errors import NoSnapshot, NotDurable
 
 if TYPE_CHECKING:
@@ -48,10 +48,13 @@ class StateSnapshots:
         count = parts = large = size = 0
         texts: list[str] = []
         async for item in items_of(state, namespace, prefix=prefix):
-            entry: dict[str, Any] = {"k": item.key, "n": item.version, "t": item.tier, "e": item.expires_at}
-            text = dumps({**entry, "v": item.text})
+            if is_large(item.value) and state.house.promoter is not None:
+                item = await state.house.promoter.filed(item)  # noqa: PLW2901 - a pointer in place of what is too large
+            value = item.value or "null"
+            entry: dict[str, Any] = {"k": item.key.key, "t": item.tier, "m": item.named, "e": item.expires_at}
+            text = dumps({**entry, "v": value})
             if len(text.encode()) >= PART_BYTES:
-                await self._keep(StateKey(state.tenant, PARTS, _large(id, large)), item.text)
+                await self._keep(StateKey(state.tenant, PARTS, _large(id, large)), value)
                 text = dumps({**entry, "large": large})
                 large += 1
             if texts and size + len(text.encode()) >= PART_BYTES:
@@ -84,14 +87,16 @@ class StateSnapshots:
                 text = each.get("v")
                 if text is None:
                     text = await self._part_of(state.tenant, _large(id, each["large"]), restored=count)
-                key = StateKey(state.tenant, namespace, each["k"])
-                state.house.wrote(await state.house.writer.write(key, text, tier=each["t"], expires_at=each["e"]))
+                key, tier = StateKey(state.tenant, namespace, each["k"]), each["t"] if each["m"] else None
+                if is_pointer(text):  # the file of another version, which may be deleted by now, or be so later
+                    text = (await state.house.reader.whole(Item(key, 0, text, each["t"], head["taken_at"]))).value
+                state.house.wrote(await state.house.writer.write(key, text, tier=tier, expires_at=each["e"]))
                 restored.add(each["k"])
                 count += 1
         if exact:
             async for item in items_of(state, namespace, prefix=head["prefix"]):
-                if item.key not in restored:
-                    await state.delete(namespace, item.key)
+                if item.key.key not in restored:
+                    await state.delete(namespace, item.key.key)
         return count
 
     async def all_of(self, tenant: str) -> Sequence[StateSnapshot]:
@@ -136,13 +141,13 @@ def _large(id: str, number: int) -> str:
     return f"{id}/large/{number:06d}"
 
 
-async def items_of(state: StateManagementAbstraction, namespace: str, *, prefix: str) -> AsyncIterator[StateItem]:
-    """All items of a namespace whose keys begin with `prefix`, page by page."""
-    cursor: str | None = None
+async def items_of(state: StateManagementAbstraction, namespace: str, *, prefix: str) -> AsyncIterator[Item]:
+    """All items of a namespace whose keys begin with `prefix`, page by page; pointers as they are."""
+    after: str | None = None
     for _ in range(MOST_PAGES):
-        page = await state.list(namespace, prefix=prefix, cursor=cursor, most=PAGE)
+        page = await state.house.list(state.tenant, namespace, prefix=prefix, after=after, most=PAGE)
         for item in page.items:
             yield item
-        cursor = page.cursor
-        if cursor is None:
+        after = page.after
+        if after is None:
             return

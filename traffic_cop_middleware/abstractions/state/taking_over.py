@@ -76,7 +76,7 @@ async def take_over(house: StateHouse, key: StateKey, pushed: Pushed, *, how: Ho
         here = 0 if there is None else there.version
         if how == "strict" and here not in (0, note.given) and (there is None or _hash(there.value) not in note.texts):
             raise conflict(key, note.given, item)
-        value, ends = _made(key, there, pushed, how)
+        value, ends = _made(house, key, there, pushed, how)
         kept = tier or ("cache" if item is None else item.tier)
         begun = note._replace(begun=pushed.version, texts=(*note.texts, _hash(value))[-MOST_TEXTS:])
         try:
@@ -121,7 +121,9 @@ async def _write(house: StateHouse, key: StateKey, note: Note, version: int, tie
     return written.version
 
 
-def _made(key: StateKey, there: Item | None, pushed: Pushed, how: How) -> tuple[str | None, float | None]:
+def _made(
+    house: StateHouse, key: StateKey, there: Item | None, pushed: Pushed, how: How
+) -> tuple[str | None, float | None]:
     """What the item becomes, as a JSON text, and when it ends."""
     if pushed.deleted:
         return None, None
@@ -133,7 +135,7 @@ def _made(key: StateKey, there: Item | None, pushed: Pushed, how: How) -> tuple[
             ends = ends if there is None else there.expires_at
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(f"{key.namespace}/{key.key} can't be taken over: {exc}") from exc
-    return json_of(key, value), ends
+    return json_of(key, value, most=house.most), ends
 
 
 def _hash(text: str | None) -> str:

@@ -9,28 +9,46 @@ put back where the backend alone had it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.promotion.promoter import StatePromoter
+from traffic_cop_middleware.abstractions.promotion.rules import Trigger
 from traffic_cop_middleware.abstractions.state.items import StateItem
 from traffic_cop_middleware.abstractions.state.reading import StateReader
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore, Tier
-from traffic_cop_middleware.contracts.state import TIERS
+from traffic_cop_middleware.contracts.state import TIERS, is_ours
 from traffic_cop_middleware.errors import ConfigurationError, NotDurable, StateConflict, StoreError, StoreUnavailable
+
+log = logging.getLogger("traffic_cop.state")
 
 MOST_TURNS = 10
 
 
 class StateWriter:
-    """Writes items. `kick` is called when something waits for the documents."""
+    """Writes items. `kick` is called when something waits for the documents.
+
+    With `judge` promotion chooses the tier of what is written without one: what can wait in an outbox is judged when it
+    leaves it, and of anything else `judge` is told.
+    """
 
     def __init__(
-        self, store: StateStore, documents: DocumentStore | None, reader: StateReader, *, kick: Callable[[], None]
+        self,
+        store: StateStore,
+        documents: DocumentStore | None,
+        reader: StateReader,
+        *,
+        kick: Callable[[], None],
+        promoter: StatePromoter | None = None,
+        judge: Callable[[StateKey, Trigger], None] | None = None,
     ) -> None:
         self._store = store
         self._documents = documents
         self._reader = reader
         self._kick = kick
+        self._promoter = promoter
+        self._judge = judge
 
     def check(self, tier: Tier | None) -> None:
         """See that a tier can be kept.
@@ -48,11 +66,15 @@ class StateWriter:
                 f"tier={tier!r} outlives the backend, and there is nothing to keep it in. Write "
                 "TrafficCop(documents='sqlite:///state.db'), or arangodb://…"
             )
-        if tier == "delayed" and self._store.outbox is None and self._documents.outbox is None:
+        if tier == "delayed" and self._lacks_outbox:
             raise NotDurable(
                 "tier='delayed' waits in an outbox, and neither this backend nor these documents have one. Write "
                 "TrafficCop('redis://…'), or documents='sqlite:///state.db', or take tier='immediate'"
             )
+
+    @property
+    def _lacks_outbox(self) -> bool:
+        return self._store.outbox is None and (self._documents is None or self._documents.outbox is None)
 
     async def write(
         self,
@@ -74,11 +96,16 @@ class StateWriter:
         self.check(tier)
         missing = self._documents is None
         before = await self._beside(key)
-        leaves = tier == "cache" and before is not None and before.tier != "cache"
+        chosen = self._judge is not None and not is_ours(key.namespace)  # if nobody names a tier, promotion does
+        waits = chosen and self._documents is not None and not self._lacks_outbox
+        # What nobody named may have come down from the documents without being written (`promotion/judging.py`).
+        lasts = before is not None and (before.tier != "cache" or (chosen and not before.named))
+        leaves = lasts and (tier == "cache" or (value is None and tier is None and not waits))
+        judged = chosen and not waits and tier is None and value is not None
         for _ in range(MOST_TURNS):
             try:
                 asked = self._store.write(
-                    key, value, tier=tier, if_version=if_version, expires_at=expires_at, missing=missing
+                    key, value, tier=tier, if_version=if_version, expires_at=expires_at, missing=missing, judge=waits
                 )
                 self._reader.wrote(key)
                 written = await answered(asked)
@@ -86,12 +113,16 @@ class StateWriter:
                 self._reader.wrote(key)  # what was asked while the answer was on its way may be from before it
             item = written.item
             if written.outcome == "written" and item is not None:
-                await self._keep(item, before)
-                if leaves and self._documents is not None:
+                item = await self._keep(item, before)
+                if judged and self._judge is not None and not item.named:
+                    self._judge(key, "change")
+                if self._reader.uses is not None:
+                    self._reader.uses.wrote(key)
+                if leaves and item.tier == "cache" and self._documents is not None:
                     await self._documents.store((item._replace(value=None),))
                 return item
             if written.outcome == "conflict":
-                raise conflict(key, if_version or 0, item)
+                raise conflict(key, if_version or 0, None if item is None else await self._reader.whole(item))
             if written.outcome == "full":
                 raise StoreUnavailable(
                     f"the outbox is full, so {key.namespace}/{key.key} was not written: the documents take items more "
@@ -107,23 +138,25 @@ class StateWriter:
         (held,) = await answered(self._store.load((key,)))
         return held
 
-    async def _keep(self, item: Item, before: Item | None) -> None:
-        """See that an item's tier has it; where it has not, `before` stands."""
+    async def _keep(self, item: Item, before: Item | None) -> Item:
+        """See that an item's tier has it, and give the item as it is then; where it has not, `before` stands."""
         documents, outbox = self._documents, self._store.outbox
         if item.tier == "cache" or documents is None:
-            return  # where it came down from a higher tier, the flusher finds that with its next look
+            return item  # where it came down from a higher tier, the flusher finds that with its next look
         if item.tier == "delayed" and outbox is not None:
             self._kick()
-            return
+            return item
         try:
             if item.tier == "immediate":
-                await documents.store((item,))
+                await self._keep_now(item, documents)
             elif documents.outbox is not None:
                 await documents.outbox.append((item,))
                 self._kick()
             else:
                 self.check("delayed")
         except BaseException as exc:  # a caller who left was told nothing either
+            if outbox is None and self._may_stay(item, before) and isinstance(exc, StoreError):
+                return await self._stay(item, exc)
             if outbox is None:
                 await answered(self._store.forget(item.key, version=item.version))
                 if before is not None and before.tier == "cache":
@@ -135,6 +168,49 @@ class StateWriter:
                     f"{item.version} waits in the outbox and will get there, unless a newer one does"
                 ) from exc
             raise
+        return item
+
+    @staticmethod
+    def _may_stay(item: Item, before: Item | None) -> bool:
+        """Whether nobody was ever told that an item lasts: then it need not, where it can't. A deletion has to."""
+        return item.value is not None and not item.named and (before is None or before.tier == "cache")
+
+    async def _stay(self, item: Item, why: StoreError) -> Item:
+        """Keep an item whose tier is promotion's to choose where it is, and judge it later."""
+        key, item = item.key, item._replace(tier="cache")
+        await answered(self._store.reshape((item,)))
+        log.warning("%s/%s stays in memory for now: %s", key.namespace, key.key, why)
+        if self._judge is not None:
+            self._judge(key, "change")
+        return item
+
+    async def reshape(self, item: Item, value: str) -> bool:
+        """Let this value stand in place of an item's, which says the same, where the item is still at its version.
+        Gives whether it is. One round trip to each store: the documents first, as what the backend has may be lost."""
+        shaped, kept = item._replace(value=value), False
+        if self._documents is not None and item.tier != "cache":
+            (kept,) = await self._documents.reshape((shaped,))
+        (there,) = await answered(self._store.reshape((shaped,)))
+        self._reader.wrote(item.key)
+        return there or kept
+
+    async def _keep_now(self, item: Item, documents: DocumentStore) -> None:
+        """Into the documents; what is too large for them into a file before."""
+        lasting = item
+        if self._promoter is not None and self._promoter.needs_file(item):
+            (shaped,) = await self._promoter.shape((item,))
+            if isinstance(shaped, Exception):
+                raise shaped
+            lasting = shaped.item
+        await documents.store((lasting,))
+        if self._promoter is not None:
+            await self._promoter.settle([(item, lasting)])
+
+
+def tiers_kept(store: StateStore, documents: DocumentStore) -> Collection[Tier]:
+    """The tiers that can be kept on these."""
+    waits = store.outbox is not None or documents.outbox is not None
+    return [tier for tier in TIERS if tier == "cache" or (documents.durable and (waits or tier == "immediate"))]
 
 
 def conflict(key: StateKey, expected: int, item: Item | None) -> StateConflict:

@@ -1,12 +1,11 @@
-"""The three doors: `cop.install(app)`, `cop.wrap(app)`, and middlewares with kwargs."""
+"""The cop: every part that is configured, as one object that is installed into an app or wrapped around it."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Never, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -15,8 +14,17 @@ from starlette.types import ASGIApp
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.abstractions.files.management import FileManagementAbstraction
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.live_table import LiveTable
+from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook, check_hook
+from traffic_cop_middleware.abstractions.promotion.promotion import StatePromotionAbstraction
+from traffic_cop_middleware.abstractions.promotion.settings import (
+    CRITICAL_FIELDS,
+    CRITICAL_TYPES,
+    Preset,
+    PromotionSettings,
+)
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
@@ -25,6 +33,7 @@ from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
+from traffic_cop_middleware.composition.files_settings import FilesSettings
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
 from traffic_cop_middleware.composition.opened import LIMITS, Opened
@@ -32,8 +41,9 @@ from traffic_cop_middleware.composition.otlp import OtlpExport, otlp_export
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
-from traffic_cop_middleware.contracts import Backend, DocumentStore, Observer
-from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
+from traffic_cop_middleware.contracts import Backend, DocumentStore, FileMetadataStore, ObjectStore, Observer, Tier
+from traffic_cop_middleware.cop.settings import CopSettings, refuse_unknown
+from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.access_log import AccessLog
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
 from traffic_cop_middleware.middleware.cookies import CookieSettings, SameSite
@@ -47,6 +57,7 @@ from traffic_cop_middleware.middleware.live_routes import ROUTES, LiveRoutes
 from traffic_cop_middleware.middleware.marks import Limit, Marks, limits_of
 from traffic_cop_middleware.middleware.metrics import MetricsLayer
 from traffic_cop_middleware.middleware.plans import Planner
+from traffic_cop_middleware.middleware.promotion import PromotionLayer
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
 from traffic_cop_middleware.middleware.refusals import OnRefusal
 from traffic_cop_middleware.middleware.route_table import RouteTable
@@ -66,110 +77,10 @@ log = logging.getLogger("traffic_cop")
 
 DEFAULT_POLICY = SessionPolicy()
 DEFAULT_STATE = StateSettings()
+DEFAULT_FILES = FilesSettings()
+DEFAULT_PROMOTION = PromotionSettings()
+HookFunction = TypeVar("HookFunction", bound=PromotionHook)
 DEFAULT_METRICS = MetricsSettings()
-
-
-class BackendKwargs(TypedDict, total=False):
-    """The kwargs that every middleware of ours takes, as `TrafficCop` explains them."""
-
-    backend: str | Backend
-    on_outage: OnOutage | Mapping[str, OnOutage]
-    trusted_proxies: TrustedProxies
-    observer: Observer | None
-    namespace: str
-    deadline: float
-    expected_workers: int
-
-
-class CopSettings(BackendKwargs, total=False):
-    """The kwargs of `TrafficCop`."""
-
-    limits: Limits
-    limits_fields: bool
-    limits_x_headers: bool
-    limits_on_refusal: OnRefusal | None
-    strict_routes: bool
-    session_secret: Secret | None
-    session_algorithm: str
-    session_cookie: str | None
-    session_same_site: SameSite
-    session_secure: bool
-    session_csrf: Csrf
-    session_trusted_origins: Iterable[str]
-    session_idle: float
-    session_lifetime: float
-    session_access: float
-    session_grace: float
-    session_limit: int | None
-    session_on_limit: OnLimit
-    session_size: int
-    session_issuer: str
-    session_audience: str
-    session_issuers: Sequence[Issuer]
-    documents: str | DocumentStore
-    documents_deadline: float
-    state_near_items: int
-    state_services: Mapping[str, Service]
-    proxy_routes: Iterable[GatewayRoute]
-    cors: Mapping[str, CorsPolicy]
-    metrics: bool
-    metrics_path: str | None
-    metrics_token: str | None
-    metrics_public: bool
-    metrics_interval: float
-    metrics_series: int
-    metrics_access_log: float
-    metrics_otlp: MetricExporter | OtlpExport | None
-
-
-class RateLimitKwargs(BackendKwargs, total=False):
-    """The kwargs of `RateLimitMiddleware`."""
-
-    limits: Limits
-    strict_routes: bool
-    fields: bool
-    x_headers: bool
-    on_refusal: OnRefusal | None
-
-
-class SessionKwargs(BackendKwargs, total=False):
-    """The kwargs of `SessionMiddleware`: those of `TrafficCop` without `session_`."""
-
-    secret: Required[Secret]
-    algorithm: str
-    cookie: str | None
-    same_site: SameSite
-    secure: bool
-    csrf: Csrf
-    trusted_origins: Iterable[str]
-    idle: float
-    lifetime: float
-    access: float
-    grace: float
-    limit: int | None
-    on_limit: OnLimit
-    size: int
-    issuer: str
-    audience: str
-    issuers: Sequence[Issuer]
-
-
-class RoutingKwargs(BackendKwargs, total=False):
-    """The kwargs of `RoutingMiddleware`: those of `TrafficCop` without `proxy_`."""
-
-    routes: Required[Iterable[GatewayRoute]]
-
-
-class MetricsKwargs(BackendKwargs, total=False):
-    """The kwargs of `MetricsMiddleware`: those of `TrafficCop` without `metrics_`."""
-
-    path: str | None
-    token: str | None
-    public: bool
-    interval: float
-    series: int
-    access_log: float
-    otlp: MetricExporter | OtlpExport | None
 
 
 class TrafficCop:
@@ -214,6 +125,20 @@ class TrafficCop:
         documents_deadline: seconds that a call to the documents may take.
         state_near_items: items of state that this worker keeps in front of a shared backend; 0 keeps none.
         state_services: who gets state that is pushed, by name: async functions of what is `Pushed`.
+        files: where files of state go: "file:///var/lib/app/files", "gs://bucket/prefix"; nowhere by default. Or an
+            opened store.
+        file_metadata: what is known of them, the history of promotions, and how state is used: "sqlite:///files.db",
+            "supabase+https://key@project.supabase.co". Needed with `files`.
+        files_deadline: seconds that a call to the files or their metadata may take.
+        files_grace: seconds for which an object that no file names is left alone.
+        promotion: whether the tier of state that is written without one is chosen for it, where `documents` last.
+        promotion_hooks: functions of the state and its verdict that have a say in it; `promotion_hook` adds more.
+        promotion_preset: "balanced", or "classic".
+        promotion_critical_fields: keys that make a state matter more, wherever they stand in it.
+        promotion_critical_types: types of state that are always "immediate".
+        promotion_preferences: the tier that a namespace or a type of state has at least.
+        promotion_file_bytes: a larger value goes into a file.
+        promotion_hook_timeout: seconds that an async hook may take.
         proxy_routes: routes to other services (`route(…)`); `cop.route(…)` adds more.
         cors: CORS policies by name, for paths of the app and for routes that name one; `cop.cors` changes them.
         metrics: whether requests are counted and timed, for `cop.analytics` and `metrics_path`.
@@ -273,6 +198,18 @@ class TrafficCop:
         documents_deadline: float = DEFAULT_STATE.deadline,
         state_near_items: int = DEFAULT_STATE.near_items,
         state_services: Mapping[str, Service] | None = None,
+        files: str | ObjectStore | None = None,
+        file_metadata: str | FileMetadataStore | None = None,
+        files_deadline: float = DEFAULT_FILES.deadline,
+        files_grace: float = DEFAULT_FILES.grace,
+        promotion: bool = True,
+        promotion_hooks: Iterable[PromotionHook] = (),
+        promotion_preset: Preset = DEFAULT_PROMOTION.preset,
+        promotion_critical_fields: Iterable[str] = CRITICAL_FIELDS,
+        promotion_critical_types: Iterable[str] = CRITICAL_TYPES,
+        promotion_preferences: Mapping[str, Tier] | None = None,
+        promotion_file_bytes: int = DEFAULT_PROMOTION.file_bytes,
+        promotion_hook_timeout: float = DEFAULT_PROMOTION.hook_timeout,
         proxy_routes: Iterable[GatewayRoute] = (),
         cors: Mapping[str, CorsPolicy] | None = None,
         metrics: bool = False,
@@ -285,7 +222,7 @@ class TrafficCop:
         metrics_otlp: MetricExporter | OtlpExport | None = None,
         **unknown: Never,
     ) -> None:
-        _refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
+        refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
         self._observers = Observers()
         if observer is not None:
             self.subscribe(observer)
@@ -341,6 +278,19 @@ class TrafficCop:
             LIMITS: self._live_limits.live,
             CORS: self._cors.live,
         }
+        if not isinstance(promotion, bool):
+            raise ConfigurationError(f"promotion={promotion!r} must be True or False; hooks go into promotion_hooks")
+        self._hooks: list[PromotionHook] = []
+        for hook in promotion_hooks:
+            self.promotion_hook(hook)
+        judging = PromotionSettings(
+            preset=promotion_preset,
+            critical_fields=promotion_critical_fields,
+            critical_types=promotion_critical_types,
+            preferences=promotion_preferences if promotion_preferences is not None else {},
+            file_bytes=promotion_file_bytes,
+            hook_timeout=promotion_hook_timeout,
+        )
         self._parts = Parts(
             BackendSettings(
                 backend=backend,
@@ -353,6 +303,11 @@ class TrafficCop:
                     deadline=documents_deadline,
                     near_items=state_near_items,
                     services=state_services if state_services is not None else {},
+                    files=FilesSettings(
+                        objects=files, metadata=file_metadata, deadline=files_deadline, grace=files_grace
+                    ),
+                    promotion=judging if promotion else None,
+                    hooks=self._hooks,
                     on=self._keeps_state,
                 ),
             ),
@@ -480,6 +435,46 @@ class TrafficCop:
         return opened.state
 
     @property
+    def files(self) -> FileManagementAbstraction:
+        """The app's own files: `await cop.files.backup(["order"])`, `restore`, `lineage`. Open as `sessions` is.
+
+        Raises:
+            ConfigurationError: there are none (`files=`), or nothing is open on this event loop.
+        """
+        opened = self._open("files")
+        if opened.files is None:
+            raise ConfigurationError(
+                "cop.files: this cop has no files. Write TrafficCop(files='file:///var/lib/app/files', "
+                "file_metadata='sqlite:///files.db')"
+            )
+        return opened.files
+
+    @property
+    def promotion(self) -> StatePromotionAbstraction:
+        """What judges states. Why an item is where it is tells `cop.state.explain`. Open as `sessions` is.
+
+        Raises:
+            ConfigurationError: nothing is judged (`promotion=False`, no state), or nothing is open on this event loop.
+        """
+        opened = self._open("promotion")
+        if opened.promotion is None:
+            raise ConfigurationError("cop.promotion: this cop judges nothing. Leave out promotion=False")
+        return opened.promotion
+
+    def promotion_hook(self, hook: HookFunction) -> HookFunction:
+        """Let a function of the state and its verdict, plain or async, have a say: `@cop.promotion_hook`.
+
+        It gives a verdict (`verdict.at_least("immediate", "why")`, `at_most`, `as_file`, `veto`), or `None` for no say.
+        Several are asked in the order in which they were added. One that fails is logged and left out.
+
+        Raises:
+            ConfigurationError: it can't be called with two arguments.
+        """
+        check_hook(hook)
+        self._hooks.append(hook)
+        return hook
+
+    @property
     def routes(self) -> LiveRoutes:
         """Gateway routes while the app runs: `await cop.routes.put("/billing/*", to="http://billing:8080")`, `remove`,
         `list`, `change`. Open as `sessions` is.
@@ -594,6 +589,8 @@ class TrafficCop:
     def _layers(self, app: ASGIApp, table: RouteTable, layer: str) -> ASGIApp:
         """The layers of a part: of the stack all that are configured."""
         inside = app
+        if layer == "promotion":
+            return PromotionLayer(app, parts=self._parts, table=table)
         if layer in ("traffic_cop", "routing"):
             app = RoutingLayer(app, gateway=self._gateway, observers=self._observers)
         if layer in ("traffic_cop", "rate_limit"):
@@ -669,124 +666,3 @@ class TrafficCopMiddleware(Stack):
             )
         given: Any = settings
         (cop or TrafficCop(**given))._stack(self, app, self.traffic_cop_layer)
-
-
-class _LimitsAlone(TrafficCop):
-    _keeps_state = False
-    _sessions_may_be_outside = True
-    _kinds = frozenset({LIMITS})
-
-
-class _SessionsAlone(TrafficCop):
-    _keeps_state = False
-    _kinds: frozenset[str] = frozenset()
-
-
-class _RoutesAlone(TrafficCop):
-    _keeps_state = False
-    _sessions_may_be_outside = True
-    _kinds = frozenset({ROUTES})
-
-    def _check_route(self, route: GatewayRoute) -> None:
-        action = action_of(route)
-        wants = "limits=…" if action.limits else "cors=…" if action.cors is not None else ""
-        if wants:
-            raise ConfigurationError(
-                f"route {route.name!r}: {wants} is not for RoutingMiddleware alone. Write TrafficCop(proxy_routes=[…])"
-            )
-
-
-class _MetricsAlone(TrafficCop):
-    _keeps_state = False
-    _kinds: frozenset[str] = frozenset()
-
-
-class RateLimitMiddleware(Stack):
-    """The limits alone: `app.add_middleware(RateLimitMiddleware, limits="100/minute", backend="redis://…")`.
-
-    Takes the kwargs of `TrafficCop`; those of the limits go without their prefix: `fields`, `x_headers`, `on_refusal`.
-
-    Raises:
-        ConfigurationError: a setting can't be used; the message says what to write.
-    """
-
-    traffic_cop_layer = "rate_limit"
-
-    def __init__(self, app: ASGIApp, **settings: Unpack[RateLimitKwargs]) -> None:
-        _refuse_unknown("RateLimitMiddleware", RateLimitKwargs.__annotations__, settings)
-        prefixed: Any = {
-            f"limits_{name}" if name in ("fields", "x_headers", "on_refusal") else name: value
-            for name, value in settings.items()
-        }
-        _LimitsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
-
-
-class SessionMiddleware(Stack):
-    """Sessions alone: `app.add_middleware(SessionMiddleware, secret=os.environ["SESSION_SECRET"], backend="redis://…")`.
-
-    Takes the kwargs of `TrafficCop` that concern sessions, without their prefix `session_`.
-
-    Raises:
-        ConfigurationError: a setting can't be used; the message says what to write.
-    """
-
-    traffic_cop_layer = "session"
-
-    def __init__(self, app: ASGIApp, **settings: Unpack[SessionKwargs]) -> None:
-        _refuse_unknown("SessionMiddleware", SessionKwargs.__annotations__, settings)
-        if settings.get("secret") is None:
-            raise ConfigurationError(
-                "SessionMiddleware: secret is missing. Make one with python -c 'import secrets; "
-                "print(secrets.token_urlsafe(32))' and keep it out of the code: secret=os.environ['SESSION_SECRET']"
-            )
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
-        _SessionsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
-
-
-class RoutingMiddleware(Stack):
-    """The gateway alone: `app.add_middleware(RoutingMiddleware, routes=[route("/billing/*", to="http://billing:8080")])`.
-
-    Takes the kwargs of `TrafficCop` that concern the gateway, without their prefix `proxy_`.
-
-    Raises:
-        ConfigurationError: a setting can't be used; the message says what to write.
-    """
-
-    traffic_cop_layer = "routing"
-
-    def __init__(self, app: ASGIApp, **settings: Unpack[RoutingKwargs]) -> None:
-        _refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
-        _RoutesAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
-
-
-class MetricsMiddleware(Stack):
-    """The metrics alone: `app.add_middleware(MetricsMiddleware, path="/metrics", token=os.environ["METRICS_TOKEN"])`.
-
-    Takes the kwargs of `TrafficCop` that concern metrics, without their prefix `metrics_`. Added last, so that it
-    stands outermost, it also counts what other parts of ours inside do.
-
-    Raises:
-        ConfigurationError: a setting can't be used; the message says what to write.
-    """
-
-    traffic_cop_layer = "metrics"
-
-    def __init__(self, app: ASGIApp, **settings: Unpack[MetricsKwargs]) -> None:
-        _refuse_unknown("MetricsMiddleware", MetricsKwargs.__annotations__, settings)
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
-        _MetricsAlone(metrics=True, **prefixed)._stack(self, app, self.traffic_cop_layer)
-
-
-def _refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:
-    """A mistyped setting, with the one that was meant."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            bare = name.removeprefix("limits_").removeprefix("session_")
-            near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
-            raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")

@@ -1,0 +1,1 @@
+"""Promoted files: how they are written, found, restored and cleaned up."""
