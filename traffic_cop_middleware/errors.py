@@ -140,6 +140,10 @@ class FileQuarantined(StoreError):
     """There is something else where a file was to go; nothing was overwritten."""
 
 
+class NoAddress(TrafficCopError):
+    """A host's name has no address, or nobody said so in time; asked again later it may have one."""
+
+
 class UpstreamError(TrafficCopError):
     """An upstream did not answer as it should (answered 502)."""
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.adapters.ageing import age
 from tests.adapters.load import poll
+from tests.adapters.test_instances_contract import shift as shift_instances
 from tests.adapters.test_leases_contract import shift
 from tests.adapters.test_state_contract import RedisFilling
 from tests.redis_cluster import RedisCluster
@@ -20,6 +21,7 @@ from traffic_cop_middleware.adapters.redis.cluster import ClusterBackend
 from traffic_cop_middleware.adapters.redis.cluster import open as open_cluster
 from traffic_cop_middleware.contracts import (
     BucketStore,
+    InstanceStore,
     LeaseStore,
     MessageBus,
     MetricsStore,
@@ -30,6 +32,7 @@ from traffic_cop_middleware.contracts import (
 )
 from traffic_cop_middleware.testing import (
     BucketStoreContract,
+    InstanceStoreContract,
     LeaseStoreContract,
     MessageBusContract,
     MetricsStoreContract,
@@ -131,6 +134,20 @@ class TestLeases(LeaseStoreContract):
     def elapse(self) -> Elapse:
         async def elapse(seconds: float) -> None:
             await shift(self.backends[0], seconds)
+
+        return elapse
+
+
+class TestInstances(InstanceStoreContract):
+    @pytest_asyncio.fixture
+    async def stores(self, redis_cluster: RedisCluster) -> AsyncIterator[Sequence[InstanceStore]]:
+        async with workers(redis_cluster) as self.backends:
+            yield [backend.instances for backend in self.backends]
+
+    @pytest.fixture
+    def elapse(self) -> Elapse:
+        async def elapse(seconds: float) -> None:
+            await shift_instances(self.backends[0], seconds)
 
         return elapse
 

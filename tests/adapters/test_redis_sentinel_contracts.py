@@ -1,4 +1,4 @@
-"""The contract suites of buckets, sessions and messages, through real sentinels."""
+"""The contract suites of buckets, sessions, messages and instances, through real sentinels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest_asyncio
 
 from tests.adapters import test_buckets_contract as buckets
 from tests.adapters import test_bus_contract as buses
+from tests.adapters import test_instances_contract as instances
 from tests.adapters import test_sessions_contract as sessions
 from tests.sentinels import running_sentinels
+from traffic_cop_middleware.adapters.redis import RedisBackend
 from traffic_cop_middleware.contracts import BucketStore, MessageBus, SessionStore
 
 pytestmark = pytest.mark.redis_server
@@ -46,3 +48,10 @@ class TestBus(buses.OnRedis):
     async def buses(self, url: str) -> AsyncIterator[Sequence[MessageBus]]:
         async for found in self.opened(url):
             yield found
+
+
+class TestInstances(instances.OnRedis):
+    @pytest_asyncio.fixture
+    async def backends(self, url: str) -> AsyncIterator[list[RedisBackend]]:
+        async with instances.workers(url) as opened:
+            yield opened

@@ -31,6 +31,8 @@ from traffic_cop_middleware.contracts.metrics import (
 )
 from traffic_cop_middleware.contracts.objects import ObjectOpener, ObjectPage, ObjectStore, StoredObject
 from traffic_cop_middleware.contracts.records import Changes, Record, RecordStore
+from traffic_cop_middleware.contracts.registry import Instance, Instances, InstanceStore
+from traffic_cop_middleware.contracts.resolving import Resolver
 from traffic_cop_middleware.contracts.session_routes import SessionRoute, SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import (
     Created,
@@ -83,6 +85,9 @@ __all__ = [
     "Flushed",
     "ForeignTokens",
     "Guard",
+    "Instance",
+    "InstanceStore",
+    "Instances",
     "Item",
     "Kind",
     "Lease",
@@ -110,6 +115,7 @@ __all__ = [
     "RecordStore",
     "Relation",
     "Relative",
+    "Resolver",
     "Revision",
     "Rotated",
     "SessionFigures",

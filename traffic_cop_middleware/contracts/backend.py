@@ -11,6 +11,7 @@ from traffic_cop_middleware.contracts.events import Event
 from traffic_cop_middleware.contracts.leases import LeaseStore
 from traffic_cop_middleware.contracts.metrics import MetricsStore
 from traffic_cop_middleware.contracts.records import RecordStore
+from traffic_cop_middleware.contracts.registry import InstanceStore
 from traffic_cop_middleware.contracts.session_routes import SessionRouteStore
 from traffic_cop_middleware.contracts.sessions import SessionStore
 from traffic_cop_middleware.contracts.state import StateStore
@@ -47,6 +48,9 @@ class Backend(Protocol):
 
     @property
     def leases(self) -> LeaseStore | None: ...
+
+    @property
+    def instances(self) -> InstanceStore | None: ...
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -15,9 +15,9 @@ and a test with them waits for nothing::
         assert client.get("/search").status_code == 200
 
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
-`RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract` and
-`LeaseStoreContract`, documents of your own `DocumentStoreContract`, files of your own `ObjectStoreContract`, what is
-known of them `FileMetadataStoreContract`. This module needs pytest, the suites need pytest-asyncio too, and
+`RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract`,
+`LeaseStoreContract` and `InstanceStoreContract`, documents of your own `DocumentStoreContract`, files of your own
+`ObjectStoreContract`, what is known of them `FileMetadataStoreContract`. This module needs pytest, the suites need pytest-asyncio too, and
 `open_client` what Starlette's TestClient needs (httpx2). Importing the package needs none of them.
 """
 
@@ -29,6 +29,7 @@ pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_asking")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract_shapes")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.file_metadata_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.instance_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.lease_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.object_contract")
@@ -48,6 +49,7 @@ from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # no
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
 from traffic_cop_middleware.testing.document_contract import DocumentStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.file_metadata_contract import FileMetadataStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.instance_contract import InstanceStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.lease_contract import LeaseStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.object_contract import ObjectStoreContract  # noqa: E402
@@ -62,6 +64,7 @@ __all__ = [
     "DocumentStoreContract",
     "FakeClock",
     "FileMetadataStoreContract",
+    "InstanceStoreContract",
     "LeaseStoreContract",
     "MessageBusContract",
     "MetricsStoreContract",

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from traffic_cop_middleware.adapters.memory.buckets import MemoryBuckets
 from traffic_cop_middleware.adapters.memory.bus import MemoryBus
+from traffic_cop_middleware.adapters.memory.instances import MemoryInstances
 from traffic_cop_middleware.adapters.memory.leases import MemoryLeases
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.adapters.memory.records import MemoryRecords
@@ -50,6 +51,7 @@ class MemoryBackend:
         self.records = MemoryRecords(clock=self.wall_clock)
         self.bus = MemoryBus()
         self.leases = MemoryLeases(clock=clock, wall_clock=self.wall_clock)
+        self.instances = MemoryInstances(clock=clock, wall_clock=self.wall_clock)
         self.metrics = MemoryMetrics(clock=self.wall_clock)
         self.state = MemoryState(clock=self.wall_clock)
 

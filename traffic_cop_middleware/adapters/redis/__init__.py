@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from traffic_cop_middleware.adapters.redis.buckets import RedisBuckets
 from traffic_cop_middleware.adapters.redis.bus import RedisBus
+from traffic_cop_middleware.adapters.redis.instances import RedisInstances
 from traffic_cop_middleware.adapters.redis.leases import RedisLeases
 from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
 from traffic_cop_middleware.adapters.redis.metrics import RedisMetrics
@@ -76,12 +77,15 @@ class RedisBackend:
         self.name = name
         self.clock: Callable[[], float] = time.monotonic
         self.live_workers: int | None = None
+        self.counted = True
+        """Whether this is one of the workers that share the limits. Who only announces a service is none."""
         self.link = link
         self.buckets = RedisBuckets(link, namespace=namespace)
         self.sessions = RedisSessions(link, namespace=namespace)
         self.session_routes = RedisSessionRoutes(link, namespace=namespace)
         self.records = RedisRecords(link, namespace=namespace)
         self.leases = RedisLeases(link, namespace=namespace)
+        self.instances = RedisInstances(link, namespace=namespace)
         self.metrics = RedisMetrics(link, namespace=namespace)
         self.state = RedisState(link, partial(open_connection, protocol=3), namespace=namespace)
         self.bus = RedisBus(link, open_connection, namespace=namespace)
@@ -125,6 +129,8 @@ class RedisBackend:
         try:
             while True:
                 with contextlib.suppress(StoreError):  # the last count stands; the link has told of the loss
+                    if not self.counted:
+                        await asyncio.Event().wait()
                     self.live_workers = await self.link.ask(
                         "EVAL", CENSUS, 1, self._workers_key, self._worker, DEAD_AFTER
                     )

@@ -74,3 +74,14 @@ def _nothing_more() -> None:
 def text_of(reply: bytes) -> str:
     """A text as it was sent: `packed` writes a lone surrogate as its bytes."""
     return reply.decode("utf-8", "surrogatepass")
+
+
+def counted(service: str) -> str:
+    """A service's name with its length in bytes before it, so that what follows it can be told apart."""
+    return f"{len(service.encode('utf-8', 'surrogatepass'))}:{service}"
+
+
+def unheard(asked: asyncio.Future[Any]) -> None:
+    """Nobody waits for it: take its error away, so that the loop does not complain."""
+    if not asked.cancelled():
+        asked.exception()

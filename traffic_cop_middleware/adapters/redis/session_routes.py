@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from traffic_cop_middleware.adapters.redis.calls import Script, text_of
+from traffic_cop_middleware.adapters.redis.calls import Script, counted, text_of, unheard
 from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.contracts import MICRO, SessionRoute
 from traffic_cop_middleware.errors import StoreError
@@ -57,7 +57,7 @@ class RedisSessionRoutes:
         self, *, service: str | None = None, instance: str | None = None, most: int = 1000
     ) -> Awaitable[Sequence[SessionRoute]]:
         """Live routes, newest first: as many commands as the index has pages of 1,000 to be looked through."""
-        wanted = ("" if service is None else _counted(service), "" if instance is None else f"={instance}")
+        wanted = ("" if service is None else counted(service), "" if instance is None else f"={instance}")
         return self._active(self._ask_index("active", *wanted, "+inf", PAGE), wanted, most)
 
     def sweep(self, *, most: int = 1000) -> Awaitable[int]:
@@ -81,13 +81,13 @@ class RedisSessionRoutes:
             return None
         version, made, ends, now, instance, written = reply
         if written:
-            self._note("put", _counted(service), id, version, made, ends, now, instance)
+            self._note("put", counted(service), id, version, made, ends, now, instance)
         return _route(id, service, instance, times=(version, made, ends, now))
 
     def _ended(self, id: str, reply: Sequence[Any]) -> int:
         ended = [(text_of(service), made) for service, made in zip(reply[::2], reply[1::2], strict=True)]
         if ended:
-            self._note("remove", *(part for service, made in ended for part in (_counted(service), id, made)))
+            self._note("remove", *(part for service, made in ended for part in (counted(service), id, made)))
         return len(ended)
 
     # The index
@@ -97,7 +97,7 @@ class RedisSessionRoutes:
 
     def _note(self, *arguments: Any) -> None:
         with contextlib.suppress(StoreError):  # the route stands; see above
-            self._ask_index(*arguments).add_done_callback(_forget)
+            self._ask_index(*arguments).add_done_callback(unheard)
 
     async def _active(self, asked: asyncio.Future[Any], wanted: tuple[str, str], most: int) -> Sequence[SessionRoute]:
         found: dict[bytes, SessionRoute] = {}
@@ -122,16 +122,11 @@ def _route(id: str, service: str, instance: bytes, *, times: Sequence[int]) -> S
 
 
 def _figures(reply: Sequence[Any]) -> Mapping[str, Mapping[str, int]]:
-    counted: dict[str, dict[str, int]] = {}
+    services: dict[str, dict[str, int]] = {}
     for name, number in zip(reply[::2], reply[1::2], strict=True):
         service, instance = _parted(name)
-        counted.setdefault(service, {})[instance] = number
-    return counted
-
-
-def _counted(service: str) -> str:
-    """A service's name with its length in bytes before it, so that what follows it can be told apart."""
-    return f"{len(service.encode('utf-8', 'surrogatepass'))}:{service}"
+        services.setdefault(service, {})[instance] = number
+    return services
 
 
 def _parted(name: bytes) -> tuple[str, str]:
@@ -143,9 +138,3 @@ def _micros(ttl: float) -> int:
     if not 0 < ttl <= MOST_SECONDS:
         raise ValueError(f"ttl={ttl!r}: the seconds that a route lives, above 0 and at most {MOST_SECONDS}")
     return max(1, round(ttl * MICRO))
-
-
-def _forget(asked: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: take its error away, so that the loop does not complain."""
-    if not asked.cancelled():
-        asked.exception()
