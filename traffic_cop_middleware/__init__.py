@@ -33,6 +33,7 @@ from traffic_cop_middleware.abstractions.state.synchronisation import Push
 from traffic_cop_middleware.abstractions.state.taking_over import Pushed
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.composition.otlp import OtlpExport
+from traffic_cop_middleware.composition.registration import Registration, registered
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.cop import (
     MetricsMiddleware,
@@ -127,6 +128,7 @@ __all__ = [
     "RecordConflict",
     "Redirect",
     "Refusal",
+    "Registration",
     "RequestState",
     "Restored",
     "RoutingMiddleware",
@@ -167,6 +169,7 @@ __all__ = [
     "exempt",
     "limit",
     "reads_session",
+    "registered",
     "require_session",
     "route",
     "session_of",

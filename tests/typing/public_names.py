@@ -23,6 +23,7 @@ from traffic_cop_middleware import (
     RateLimitMiddleware,
     Redirect,
     Refusal,
+    Registration,
     RoutingMiddleware,
     Session,
     SessionInfo,
@@ -41,6 +42,7 @@ from traffic_cop_middleware import (
     exempt,
     limit,
     reads_session,
+    registered,
     require_session,
     route,
     session_of,
@@ -187,6 +189,21 @@ async def while_it_runs(cop: TrafficCop) -> None:
     left: list[int] = [level.remaining for level in await cop.limits.show("search", "203.0.113.7")]
     await cop.limits.reset("search", names[0] if left else "alice")
     await cop.cors.put("app", CorsPolicy(origins="*"))
+
+
+# Services
+
+announced = Starlette(
+    lifespan=registered("billing", url="http://10.0.0.5:8080", backend="redis://localhost", metadata={"zone": "a"})
+)
+registered("billing", url="http://10.0.0.5:8080", bakend="redis://localhost")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def as_a_service() -> None:
+    async with Registration("billing", url="http://10.0.0.5:8080", backend="redis://localhost", ttl=5) as registration:
+        await registration.change(weight=0, metadata={"zone": "b"})
+        known: bool = registration.announced
+        print(known, registration.instance.name)
 
 
 # Metrics

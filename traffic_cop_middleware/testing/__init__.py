@@ -17,8 +17,9 @@ and a test with them waits for nothing::
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
 `RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract`,
 `LeaseStoreContract` and `InstanceStoreContract`, documents of your own `DocumentStoreContract`, files of your own
-`ObjectStoreContract`, what is known of them `FileMetadataStoreContract`. This module needs pytest, the suites need pytest-asyncio too, and
-`open_client` what Starlette's TestClient needs (httpx2). Importing the package needs none of them.
+`ObjectStoreContract`, what is known of them `FileMetadataStoreContract`. This module needs pytest, the suites need
+pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing the package needs none of
+them.
 """
 
 import pytest

@@ -95,7 +95,8 @@ class MemoryInstances:
             return Listing()
         now = self._clock()
         spent = [(name, each) for name, held in listing.holders.items() for each, ends in held.items() if ends <= now]
-        if any([listing.drop(name, holder) for name, holder in spent]):  # all of them
+        gone = [name for name, holder in spent if listing.drop(name, holder)]
+        if gone:
             self._changed(service, listing)
         return listing
 

@@ -1,4 +1,4 @@
-"""The registry in Redis: a list per service, each operation one script (instances.lua), and an index of all for figures.
+"""The registry in Redis: a list per service, each operation one script (instances.lua), and an index for figures.
 
 The list decides, and is what a caller waits for. The index lies in another slot of a cluster, so it is told by a second
 command, which nobody waits for: a note that is lost comes again with the next heartbeat.
