@@ -187,6 +187,7 @@ def test_an_app_is_announced_while_it_runs_within_a_life_of_its_own() -> None:
         lived.clear()
 
 
+@pytest.mark.redis_server
 @pytest.mark.asyncio
 async def test_an_app_starts_and_ends_in_time_while_redis_is_away(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
@@ -211,6 +212,7 @@ async def test_an_app_starts_and_ends_in_time_while_redis_is_away(
     ]
 
 
+@pytest.mark.redis_server
 @pytest.mark.asyncio
 async def test_it_is_back_at_once_when_redis_comes_back_empty_between_two_heartbeats(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
