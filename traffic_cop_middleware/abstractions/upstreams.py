@@ -10,6 +10,7 @@ from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
+from traffic_cop_middleware.abstractions.weighted_turns import WeightedTurns
 from traffic_cop_middleware.contracts.transport import Origin
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -120,10 +121,7 @@ def _is_host(host: str) -> bool:
 
 
 class Pool:
-    """Instances of one service, asked in turn by their weights.
-
-    Smooth weighted round robin, as nginx has it: each round every instance's credit grows by its weight, and the one
-    with the most pays all weights together. So weights 3 and 1 give a a b a, not a a a b. One event loop's.
+    """Instances of one service, asked in turn by their weights (`WeightedTurns`). One event loop's.
 
     Raises:
         ConfigurationError: there is no upstream, or all weights are 0.
@@ -137,7 +135,7 @@ class Pool:
         if len(self.upstreams) > MOST_UPSTREAMS:
             raise ConfigurationError(f"a pool of {len(self.upstreams)} upstreams; {MOST_UPSTREAMS} is the most")
         self._serving = [upstream for upstream in self.upstreams if upstream.weight]
-        self._credits = [0] * len(self._serving)
+        self._turns = WeightedTurns([upstream.weight for upstream in self._serving])
         self._alike = len({upstream.weight for upstream in self._serving}) == 1
         self._next = 0
 
@@ -145,26 +143,14 @@ class Pool:
         """The next instance that is not among the `tried` ones; `None` where all are."""
         serving = self._serving
         if not tried:
-            return self._pick_alike() if self._alike else self._pick_weighted(range(len(serving)))
-        left = [index for index, upstream in enumerate(serving) if upstream not in tried]
-        return self._pick_weighted(left) if left else None
+            return self._pick_alike() if self._alike else serving[self._turns.next(range(len(serving)))]
+        at = self._turns.next([index for index, upstream in enumerate(serving) if upstream not in tried])
+        return serving[at] if at >= 0 else None
 
     def _pick_alike(self) -> Upstream:
         index = self._next
         self._next = index + 1 if index + 1 < len(self._serving) else 0
         return self._serving[index]
-
-    def _pick_weighted(self, among: Iterable[int]) -> Upstream:
-        credit, serving = self._credits, self._serving
-        best, total = -1, 0
-        for index in among:
-            weight = serving[index].weight
-            credit[index] += weight
-            total += weight
-            if best < 0 or credit[index] > credit[best]:
-                best = index
-        credit[best] -= total
-        return serving[best]
 
 
 def upstream_from(record: Mapping[str, Any] | str) -> Upstream:

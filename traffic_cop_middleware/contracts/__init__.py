@@ -1,6 +1,7 @@
 """What the layers say to each other: Protocols and frozen values, standard library only."""
 
 from traffic_cop_middleware.contracts.backend import Backend, Opener
+from traffic_cop_middleware.contracts.balancing import BalancingKey, BalancingPolicy, Candidate
 from traffic_cop_middleware.contracts.buckets import MICRO, SLACK, BucketStore, Guard, Take, Taken
 from traffic_cop_middleware.contracts.bus import Listener, Message, MessageBus
 from traffic_cop_middleware.contracts.documents import DocumentOpener, DocumentOutbox, DocumentStore, Revision
@@ -64,7 +65,10 @@ __all__ = [
     "SLACK",
     "Access",
     "Backend",
+    "BalancingKey",
+    "BalancingPolicy",
     "BucketStore",
+    "Candidate",
     "Change",
     "Changed",
     "Changes",

@@ -1,0 +1,235 @@
+"""The instances of one service, and which one gets the next request.
+
+The roster knows who is fit; the policy chooses among those alone; attempts tell how it went, from which the roster, the
+policy's figures and the retry budget learn. Everything is one event loop's and answers at once.
+Invariants (besides the roster's): a request goes to no instance twice; `in_flight` of an instance is the number of its
+attempts that have not ended, and, where each choice is begun at once, never above `most_in_flight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from random import Random
+from time import monotonic
+from typing import cast
+
+from traffic_cop_middleware.abstractions.balancing.attempts import Attempt, Nobody, Pending
+from traffic_cop_middleware.abstractions.balancing.choosing import policy_for
+from traffic_cop_middleware.abstractions.balancing.instances import Instance, Member
+from traffic_cop_middleware.abstractions.balancing.outcomes import FAILURES, Outcome
+from traffic_cop_middleware.abstractions.balancing.retry_budget import RetryBudget
+from traffic_cop_middleware.abstractions.balancing.roster import Emit, Roster
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.balancing.snapshot import PoolSnapshot, snapshot_of
+from traffic_cop_middleware.contracts.balancing import BalancingKey
+
+TRIES = 3
+"""Choices before those that are full are sorted out, which costs time in proportion to the pool."""
+
+
+class BalancedPool(Roster):
+    """A pool: `instance = pool.pick(); attempt = pool.began(instance); … attempt.ended(Outcome.OK)`.
+
+    `clock` gives seconds that never go back, `random` what the policies draw from, `emit` hears of what happens to
+    instances: `instance.added`, `.removed`, `.ejected`, `.returned`, `.unhealthy`, `.healthy`, `.draining`, `.resumed`
+    and `pool.panic`, with `pool`, `instance`, `reason` and others.
+
+    Raises:
+        ConfigurationError: two members have one name, or there are too many.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Iterable[Member] = (),
+        settings: BalancingSettings | None = None,
+        *,
+        clock: Callable[[], float] = monotonic,
+        random: Random | None = None,
+        emit: Emit = lambda kind, attributes: None,
+    ) -> None:
+        super().__init__(name, settings or BalancingSettings(), clock=clock, emit=emit)
+        self._random = random or Random()  # noqa: S311 - who gets a request is no secret
+        now = clock()
+        self._budget = RetryBudget(share=self.settings.retry_share, floor=self.settings.retry_floor, now=now)
+        self._policy = policy_for(self.settings, self._random)
+        self._told: object = None
+        self._pending: dict[Pending, None] = {}
+        self.change(members)
+        for each in self._instances.values():  # the first ones all start: none has to wait for the others
+            each.slow_until = 0.0
+        self._settle(now)
+
+    # Choosing
+
+    def pick(self, tried: Collection[Instance] = (), key: BalancingKey | None = None) -> Instance | Nobody:
+        """The instance that gets the request, which has been at the `tried` ones; or why there is none.
+
+        The first choice for a request (nothing tried) pays into the retry budget.
+        """
+        now = self._clock()
+        if now >= self._next:
+            self._settle(now)
+        if not tried:
+            self._budget.paid_in(now)
+        return self._choose(tried, key, now)
+
+    def _choose(self, tried: Collection[Instance], key: BalancingKey | None, now: float) -> Instance | Nobody:
+        candidates = self._candidates
+        if tried:
+            candidates = tuple(each for each in candidates if each not in tried)
+        if not candidates:
+            return self._why(tried)
+        most = self.settings.most_in_flight
+        for _ in range(1 if most is None else TRIES):
+            instance = self._policy.pick(candidates, key, now=now, in_flight=self._in_flight)
+            if most is None or instance.in_flight < most:  # it is one of ours: the candidates are
+                return cast("Instance", instance)
+            if self.settings.affinity and key is not None and key.owner == instance.name:
+                return Nobody.FULL  # its session is there: better to wait than to be split
+        candidates = tuple(each for each in candidates if each.in_flight < most) if most else ()
+        if not candidates:
+            return Nobody.FULL
+        return cast("Instance", self._policy.pick(candidates, key, now=now, in_flight=self._in_flight))
+
+    def _why(self, tried: Collection[Instance]) -> Nobody:
+        if self._candidates:
+            return Nobody.TRIED
+        return Nobody.UNFIT if self._instances else Nobody.NONE
+
+    def may_retry(self) -> bool:
+        """Take one retry out of the budget, if it is there.
+
+        For attempts whose request may have reached an instance; what found no connection is tried elsewhere for free.
+        """
+        return self._budget.take(self._clock())
+
+    def wait(
+        self, wake: Callable[[], None], tried: Collection[Instance] = (), key: BalancingKey | None = None
+    ) -> Pending | None:
+        """Stand in line for an instance where all are full; `None` where the line is too long.
+
+        `wake` is called once the `attempt` is there. Who no longer waits says so by `leave`.
+        """
+        if len(self._pending) >= self.settings.most_pending:
+            return None
+        pending = Pending(wake, tried, key)
+        self._pending[pending] = None
+        return pending
+
+    def leave(self, pending: Pending) -> None:
+        """It waits no longer; an attempt that it was given meanwhile and that nobody took over ends here."""
+        self._pending.pop(pending, None)
+        if pending.attempt is not None:
+            pending.attempt.ended(Outcome.CANCELLED)
+
+    # Attempts
+
+    def began(self, instance: Instance, *, timed: bool = True) -> Attempt:
+        """A request goes to an instance.
+
+        `timed=False` where the time to the answer says nothing of the instance: it reads a body that a client sends
+        slowly.
+        """
+        now = self._clock()
+        instance.in_flight += 1
+        if instance.candidate:
+            self._in_flight += 1
+        if timed:
+            instance.asked(now)
+        return Attempt(self, instance, now, timed=timed)
+
+    def answered(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        """An attempt has an answer (`Attempt.answered`)."""
+        instance, now = attempt.instance, self._clock()
+        attempt.before = instance.streak
+        passed = now - attempt.began if seconds is None else seconds
+        reason: str | None = None
+        if outcome in FAILURES:
+            if attempt.timed and outcome is not Outcome.TIMEOUT:
+                instance.answered(now)
+            elif attempt.timed:
+                instance.given_up()
+            instance.took(self._outliers.price(passed if attempt.timed else 0.0), now)
+            reason = self._outliers.bad(instance, outcome, now)
+        elif outcome is Outcome.OK:
+            if attempt.timed:
+                instance.answered(now)
+                instance.took(passed, now)
+            reason = self._outliers.good(instance, passed if attempt.timed else None, now)
+            if reason is None and self._panic and now < instance.ejected_until:
+                self._readmit(instance, now, "it answers well")
+        elif attempt.timed:
+            instance.given_up()
+            instance.took_at_least(passed, now)
+        if reason is not None:
+            self._eject(instance, reason, now)
+
+    def ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Nothing of an attempt is under way any more (`Attempt.ended`)."""
+        instance = attempt.instance
+        if attempt.verdict is None:
+            attempt.verdict = outcome
+            self.answered(attempt, outcome, None)
+        elif outcome in FAILURES and attempt.verdict is Outcome.OK:
+            # Its head was counted as a good answer, which ended a row of failures that now goes on.
+            now = self._clock()
+            instance.streak = max(instance.streak, attempt.before)
+            instance.took(self._outliers.price(0.0), now)
+            reason = self._outliers.bad(instance, outcome, now, again=True)
+            if reason is not None:
+                self._eject(instance, reason, now)
+        instance.in_flight -= 1
+        if instance.candidate:
+            self._in_flight -= 1
+        if self._pending:
+            self._hand_out(self._clock())
+
+    def _hand_out(self, now: float) -> None:
+        """Give free places to those that wait, in their order."""
+        for pending in list(self._pending):
+            found = self._choose(pending.tried, pending.key, now)
+            if isinstance(found, Instance):
+                del self._pending[pending]
+                pending.attempt = self.began(found)
+                pending.wake()
+            elif not pending.tried and pending.key is None:
+                return  # there is room for nobody
+
+    def configure(self, settings: BalancingSettings) -> None:
+        """Go by other settings from now on; what is known of the instances stays."""
+        now = self._clock()
+        before, self.settings = self.settings, settings
+        self._outliers.settings = settings
+        self._budget.share, self._budget.floor = settings.retry_share, settings.retry_floor
+        for each in self._instances.values():
+            each.tau = settings.tau
+            each.slow_until = min(each.slow_until, now + settings.slow_start)
+        if (before.policy, before.affinity, before.bound) != (settings.policy, settings.affinity, settings.bound):
+            self._policy = policy_for(settings, self._random)
+            self._policy.changed(tuple(self._instances.values()))
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        if self._told is not self._instances:
+            self._told = self._instances
+            self._policy.changed(tuple(self._instances.values()))
+        super()._settle(now)
+        if self._pending:
+            self._hand_out(now)
+
+    def snapshot(self) -> PoolSnapshot:
+        """The pool and its instances as they are now."""
+        now = self._clock()
+        if now >= self._next:
+            self._settle(now)
+        policy = self.settings.policy
+        return PoolSnapshot(
+            name=self.name,
+            policy=policy if isinstance(policy, str) else type(policy).__name__,
+            panic=self._panic,
+            in_flight=sum(each.in_flight for each in self._instances.values()),
+            pending=len(self._pending),
+            retries_left=self._budget.left(now),
+            instances=tuple(snapshot_of(each, now) for each in self._instances.values()),
+        )

@@ -1,0 +1,191 @@
+"""The instances of a pool, what is known of them, and which of them are fit to get requests.
+
+Theory of operation. An instance has facts (drained, unhealthy, ejected, starting), set by people, active checks and the
+attempts on it. From the facts follow the candidates, a tuple that is made anew when a fact changes or its time is over.
+Times are looked at when somebody asks, so there are no timers: the clock that is passed in is the only one.
+
+Invariants. Who drains, is marked unhealthy or has no weight is no candidate, whatever happens to the others. Of those
+that are left, passive ejection keeps at most `most_ejected` away: if more would be out it is more likely that we, or
+what all of them need, are ill, and the rest would drown; so all are in (panic). Marks of active checks are not capped:
+somebody looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from statistics import median
+from typing import Any
+
+from traffic_cop_middleware.abstractions.balancing.ejection import Outliers
+from traffic_cop_middleware.abstractions.balancing.instances import Instance, Member
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.upstreams import MOST_UPSTREAMS
+from traffic_cop_middleware.errors import ConfigurationError
+
+SLOW_STEPS = 20
+"""In so many steps an instance that starts slowly gets its full share."""
+ROUNDING = 1e-9
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class Roster:
+    """Instances by name, and the candidates among them. `emit` hears of what happens to them."""
+
+    def __init__(self, name: str, settings: BalancingSettings, *, clock: Callable[[], float], emit: Emit) -> None:
+        self.name = name
+        self.settings = settings
+        self._clock = clock
+        self._emit = emit
+        self._outliers = Outliers(settings)
+        self._instances: dict[str, Instance] = {}
+        self._candidates: tuple[Instance, ...] = ()
+        self._in_flight = 0
+        self._panic = False
+        self._next = inf  # when a fact's time is over
+
+    def __getitem__(self, name: str) -> Instance:
+        found = self._instances.get(name)
+        if found is None:
+            raise LookupError(f"the pool {self.name!r} has no instance named {name!r}")
+        return found
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def mark(self, name: str, *, healthy: bool, reason: str = "") -> None:
+        """What active checks found. Who is healthy again starts slowly, and its past failures are forgotten.
+
+        Raises:
+            LookupError: there is no instance of this name.
+        """
+        instance, now = self[name], self._clock()
+        if not healthy:
+            new = instance.unhealthy is None
+            instance.unhealthy = reason or "its checks fail"
+            if new:
+                self._tell("unhealthy", instance, reason=instance.unhealthy)
+        elif instance.unhealthy is not None:
+            instance.unhealthy = None
+            self._start_anew(instance, now)
+            self._tell("healthy", instance, reason=reason)
+        self._settle(now)
+
+    def drain(self, name: str, *, reason: str = "it is being drained") -> None:
+        """Send no new requests; those in flight end as they would.
+
+        Raises:
+            LookupError: there is no instance of this name.
+        """
+        instance = self[name]
+        if instance.draining is None:
+            self._tell("draining", instance, reason=reason)
+        instance.draining = reason
+        self._settle(self._clock())
+
+    def resume(self, name: str) -> None:
+        """Send requests again, slowly at first; past failures are forgotten.
+
+        Raises:
+            LookupError: there is no instance of this name.
+        """
+        instance, now = self[name], self._clock()
+        if instance.draining is not None:
+            instance.draining = None
+            self._start_anew(instance, now)
+            self._tell("resumed", instance, reason="")
+        self._settle(now)
+
+    def change(self, members: Iterable[Member]) -> None:
+        """These are the instances now. Who was there (by name and URL) keeps its state; who is new starts slowly.
+
+        Raises:
+            ConfigurationError: two have one name, or there are too many; nothing was changed then.
+        """
+        wanted: dict[str, Member] = {}
+        for member in members:
+            if member.name in wanted:
+                raise ConfigurationError(f"the pool {self.name!r} has two instances named {member.name!r}")
+            wanted[member.name] = member
+        if len(wanted) > MOST_UPSTREAMS:
+            raise ConfigurationError(f"a pool of {len(wanted)} instances; {MOST_UPSTREAMS} is the most")
+        now = self._clock()
+        kept = {name: each for name, each in self._instances.items() if _is(each, wanted.get(name))}
+        usual = median(each.latency(now) for each in kept.values()) if kept else 0.0
+        gone = [each for name, each in self._instances.items() if name not in kept]
+        new: list[Instance] = []
+        self._instances = {}
+        for name, member in wanted.items():
+            instance = kept.get(name)
+            if instance is None:
+                instance = Instance(member, tau=self.settings.tau, latency=usual, now=now)
+                instance.slow_until = now + self.settings.slow_start
+                new.append(instance)
+            instance.upstream = member.upstream
+            instance.metadata = member.metadata
+            instance.share = float(member.upstream.weight)
+            self._instances[name] = instance
+        for instance in gone:
+            instance.removed = True
+            instance.candidate = False
+            self._tell("removed", instance, reason="")
+        for instance in new:
+            self._tell("added", instance, reason="")
+        self._settle(now)
+
+    def _start_anew(self, instance: Instance, now: float) -> None:
+        instance.ejected_until, instance.ejections, instance.streak = 0.0, 0, 0
+        instance.healthy_since = now
+        instance.slow_until = now + self.settings.slow_start
+
+    def _eject(self, instance: Instance, reason: str, now: float) -> None:
+        if instance.removed:
+            return
+        seconds = self._outliers.eject(instance, reason, now)
+        self._tell("ejected", instance, reason=reason, seconds=seconds)
+        self._settle(now)
+
+    def _readmit(self, instance: Instance, now: float, reason: str) -> None:
+        instance.ejected_until = 0.0
+        instance.ejected_for = ""
+        instance.healthy_since = now
+        self._tell("returned", instance, reason=reason)
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Draw the candidates from the facts, and find out when to do so again."""
+        slow = self.settings.slow_start
+        able: list[Instance] = []
+        out = 0
+        self._next = inf
+        for each in self._instances.values():
+            each.candidate = False
+            if each.ejected_until and now >= each.ejected_until:
+                each.healthy_since, each.ejected_until = each.ejected_until, 0.0
+                self._tell("returned", each, reason="its time is over")
+            if each.ejected_until:
+                self._next = min(self._next, each.ejected_until)
+            if each.draining is None and each.unhealthy is None and each.share:
+                able.append(each)
+                out += each.ejected_until > 0
+            each.weigh(now, slow)
+            if now < each.slow_until:
+                self._next = min(self._next, now + slow / SLOW_STEPS, each.slow_until)
+        panic = out > int(len(able) * self.settings.most_ejected + ROUNDING)
+        self._candidates = tuple(able if panic else [each for each in able if not each.ejected_until])
+        self._in_flight = 0
+        for each in self._candidates:
+            each.candidate = True
+            self._in_flight += each.in_flight
+        if panic != self._panic:
+            self._panic = panic
+            self._emit("pool.panic", {"pool": self.name, "panic": panic, "ejected": out, "instances": len(able)})
+
+    def _tell(self, what: str, instance: Instance, **attributes: Any) -> None:
+        self._emit(f"instance.{what}", {"pool": self.name, "instance": instance.name, **attributes})
+
+
+def _is(instance: Instance, member: Member | None) -> bool:
+    """Whether a member is the instance that was there: what listens at another URL is another process."""
+    return member is not None and member.upstream.url == instance.upstream.url
