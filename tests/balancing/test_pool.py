@@ -463,5 +463,5 @@ class PoolMachine(RuleBasedStateMachine):
 def test_whatever_happens_the_promises_hold(policy: str) -> None:
     machine = type("Machine", (PoolMachine,), {"policy": policy})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine, settings=hypothesis_settings(max_examples=30, stateful_step_count=40, deadline=None)
+        machine, settings=hypothesis_settings(max_examples=100, stateful_step_count=50, deadline=None)
     )

@@ -23,6 +23,8 @@ from traffic_cop_middleware.abstractions.balancing.settings import BalancingSett
 from traffic_cop_middleware.abstractions.balancing.snapshot import PoolSnapshot, snapshot_of
 from traffic_cop_middleware.contracts.balancing import BalancingKey
 
+MANY = 8
+"""Tried ones, from which looking for each in them costs more than making a set."""
 TRIES = 3
 """Choices before those that are full are sorted out, which costs time in proportion to the pool."""
 
@@ -77,7 +79,8 @@ class BalancedPool(Roster):
     def _choose(self, tried: Collection[Instance], key: BalancingKey | None, now: float) -> Instance | Nobody:
         candidates = self._candidates
         if tried:
-            candidates = tuple(each for each in candidates if each not in tried)
+            gone = tried if len(tried) < MANY else frozenset(tried)
+            candidates = tuple(each for each in candidates if each not in gone)
         if not candidates:
             return self._why(tried)
         most = self.settings.most_in_flight
