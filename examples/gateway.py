@@ -5,7 +5,7 @@
 
 Then try
 
-    curl -i http://127.0.0.1:8000/billing/invoices/7      # answered by one of two instances, in turn
+    curl -i http://127.0.0.1:8000/billing/invoices/7      # answered by one of two instances
     curl -i http://127.0.0.1:8000/billing/v2 -H 'X-Canary: yes'
     curl -i http://127.0.0.1:8000/old/page?a=1
     curl -i http://127.0.0.1:8000/shop

@@ -9,8 +9,10 @@ Three lines wrap an app::
 
 from typing import TYPE_CHECKING, Any
 
+from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
-from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect
+from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect, Service
 from traffic_cop_middleware.abstractions.files.garbage import Collected
 from traffic_cop_middleware.abstractions.files.lineage import Branch, Lineage, StoredFile
 from traffic_cop_middleware.abstractions.files.management import Restored
@@ -94,6 +96,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "THE_APP",
+    "BalancingSettings",
     "Branch",
     "Collected",
     "ConfigurationError",
@@ -104,6 +107,7 @@ __all__ = [
     "FileQuarantined",
     "FixedResponse",
     "GatewayRoute",
+    "HealthCheck",
     "InvalidToken",
     "Issuer",
     "Key",
@@ -132,6 +136,7 @@ __all__ = [
     "RequestState",
     "Restored",
     "RoutingMiddleware",
+    "Service",
     "Session",
     "SessionInfo",
     "SessionMiddleware",

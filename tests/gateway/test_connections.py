@@ -15,8 +15,10 @@ from tests.asgi import Message
 from tests.gateway.raw import OK, PATIENCE, Peer, answering, client, eventually, get, post, upstream
 from tests.gateway.served import gateway
 from tests.servers import free_port
+from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.forwarding import Client
 from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.composition.static_pools import members_of
 from traffic_cop_middleware.contracts.transport import Deadlines, Field, Origin, Outgoing
 from traffic_cop_middleware.errors import UpstreamBroken
 from traffic_cop_middleware.middleware.client_body import UNWATCHED, ClientBody
@@ -336,9 +338,8 @@ async def test_what_breaks_for_a_client_that_left_is_no_error_and_is_not_asked_a
     transport = Breaking(begun=begun)
     exchange = Exchange(lambda: transport, lambda _, attributes: told.append(attributes))
     one = route("/*", to="http://127.0.0.1:1")
-    forwarding = Forwarding(
-        "all", one.pattern, action_of(one).policy, action_of(one).destination, Client("", "http", b"", False), ()
-    )
+    pool = BalancedPool("all", members_of(action_of(one).destination.upstreams))
+    forwarding = Forwarding("all", one.pattern, action_of(one).policy, pool, Client("", "http", b"", False), ())
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"shop.example")]}
     with pytest.raises(UpstreamBroken) if begun and not left else contextlib.nullcontext():
         await exchange.run(scope, receive, send, forwarding)

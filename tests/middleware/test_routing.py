@@ -54,8 +54,8 @@ def gateways(monkeypatch: pytest.MonkeyPatch) -> list[Gateway]:
     made: list[Gateway] = []
     plain = Gateway.__init__
 
-    def noted(self: Gateway, *arguments: Any) -> None:
-        plain(self, *arguments)
+    def noted(self: Gateway, *arguments: Any, **settings: Any) -> None:
+        plain(self, *arguments, **settings)
         made.append(self)
 
     monkeypatch.setattr(Gateway, "__init__", noted)
@@ -118,7 +118,7 @@ async def test_instances_are_asked_by_their_weights_and_a_dead_one_is_passed_ove
         dead = f"http://127.0.0.1:{free_port()}"
         failed: list[Any] = []
         cop = TrafficCop(observer=lambda event: failed.append(event) if event.kind == "upstream.failed" else None)
-        cop.route("/*", to=[Upstream(a.url, 3), Upstream(b.url), Upstream(dead, 0)])
+        cop.route("/*", to=[Upstream(a.url, 3), Upstream(b.url), Upstream(dead, 0)], balancing="weighted")
         app = app_with(cop)
         said = [body_of(await ask(app, http_scope("/x")))["from"] for _ in range(8)]
         assert said == ["a", "a", "b", "a"] * 2

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck, check_from
 from traffic_cop_middleware.abstractions.forwarding import FRAMING
 from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream, upstream_from
+from traffic_cop_middleware.contracts.registry import check_word
 from traffic_cop_middleware.contracts.transport import Field
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -87,17 +89,55 @@ class FixedResponse:
         object.__setattr__(self, "fields", fields)
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The live instances of a service: `route("/billing/*", to=Service("billing"))`.
+
+    They are those that announce themselves under that name (`registered`) on the cop's backend and namespace. With
+    `dns="http://billing.internal:8080"` they are the addresses of that host instead, looked up again every five
+    seconds; `Host` has its name, where the route does not keep the client's. Plain http only: a certificate is not
+    checked against an address. With `check` one worker asks each instance for its health (`HealthCheck`).
+
+    Raises:
+        ConfigurationError: the name or the URL can't be used.
+    """
+
+    name: str
+    dns: str | None = field(default=None, kw_only=True)
+    check: HealthCheck | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigurationError(f"Service({self.name!r}): a service's name, such as 'billing'")
+        try:
+            check_word("Service: a service's name", self.name)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        if self.check is not None and not isinstance(self.check, HealthCheck):
+            raise ConfigurationError(f"Service({self.name!r}, check={self.check!r}): write HealthCheck('/health')")
+        if self.dns is not None and Upstream(self.dns).origin.scheme != "http":
+            raise ConfigurationError(
+                f"Service({self.name!r}, dns={self.dns!r}): addresses are called by plain http. For https write "
+                f"to={self.dns!r}, which resolves the name for each connection"
+            )
+
+
+def is_forwarded(to: object) -> bool:
+    """Whether requests to a destination go to instances of a service, through a pool."""
+    return isinstance(to, (Pool, Service))
+
+
 Destination = Any
-"""A `Pool`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app."""
+"""A `Pool`, `Service`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app."""
 
 
 def destination(to: object, where: str) -> Destination:
-    """What `to=` means: a URL, an `Upstream` or several, a `Redirect`, a `FixedResponse`, `THE_APP`, or an ASGI app.
+    """What `to=` means: a URL, `Upstream`s, `Service`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app.
 
     Raises:
         ConfigurationError: it is nothing of that kind.
     """
-    if isinstance(to, (Pool, Redirect, FixedResponse, TheApp)):
+    if isinstance(to, (Pool, Service, Redirect, FixedResponse, TheApp)):
         return to
     if isinstance(to, (str, Upstream)):
         return Pool([to if isinstance(to, Upstream) else Upstream(to)])
@@ -107,8 +147,8 @@ def destination(to: object, where: str) -> Destination:
     if callable(to):
         return to
     raise ConfigurationError(
-        f"{where}: to={to!r} is no destination. Write a URL, Upstream(…) or a list of them, Redirect(…), "
-        "FixedResponse(…), THE_APP, or an ASGI app"
+        f"{where}: to={to!r} is no destination. Write a URL, Upstream(…) or a list of them, Service(…), "
+        "Redirect(…), FixedResponse(…), THE_APP, or an ASGI app"
     )
 
 
@@ -120,6 +160,13 @@ def destination_record(to: Destination) -> Any:
     """
     if isinstance(to, Pool):
         return {"upstreams": [upstream.record() for upstream in to.upstreams]}
+    if isinstance(to, Service):
+        found: dict[str, Any] = {"service": to.name}
+        if to.dns is not None:
+            found["dns"] = to.dns
+        if to.check is not None:
+            found["check"] = to.check.record()
+        return found
     if isinstance(to, Redirect):
         return {"redirect": to.url, "status": to.status, "keep_path": to.keep_path}
     if isinstance(to, FixedResponse):
@@ -141,6 +188,9 @@ def destination_from(record: object) -> Destination:
         members = dict(record)
         if set(members) == {"upstreams"} and isinstance(members["upstreams"], list):
             return Pool([upstream_from(each) for each in members["upstreams"]])
+        if "service" in members and set(members) <= {"service", "dns", "check"}:
+            check = check_from(members["check"]) if "check" in members else None
+            return Service(members["service"], dns=members.get("dns"), check=check)
         if members == {"app": True}:
             return THE_APP
         if "redirect" in members and set(members) <= {"redirect", "status", "keep_path"}:

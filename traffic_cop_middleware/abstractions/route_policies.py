@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, get_args
 
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import Destination, header_fields
 from traffic_cop_middleware.abstractions.forwarding import FRAMING, FieldChanges, ForwardedStyle
 from traffic_cop_middleware.abstractions.gateway_routes import PARAM, GatewayRoute
@@ -16,6 +17,9 @@ from traffic_cop_middleware.errors import ConfigurationError
 LONGEST_DEADLINE = 366 * 86_400
 NONE = frozenset(" ?#\\")
 """Characters that no path has."""
+
+BALANCED = BalancingSettings()
+"""How instances are chosen where a route says nothing else."""
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -152,8 +156,9 @@ class RoutePolicy:
 class Action:
     """What is done with a request that a route takes: `GatewayRoute.to`.
 
-    `mirror` is a pool that gets a copy of each request, and whose answers are dropped. `limits` are the limiter's,
-    `cors` names the CORS policy that applies in place of the path's.
+    `balancing` is how an instance of the destination is chosen, where that has instances. `mirror` is a pool that gets
+    a copy of each request, and whose answers are dropped. `limits` are the limiter's, `cors` names the CORS policy that
+    applies in place of the path's.
     """
 
     destination: Destination
@@ -161,6 +166,7 @@ class Action:
     mirror: Pool | None = None
     limits: Sequence[Any] = ()
     cors: str | None = None
+    balancing: BalancingSettings = BALANCED
 
 
 def policy_record(policy: RoutePolicy) -> dict[str, Any]:

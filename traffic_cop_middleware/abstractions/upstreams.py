@@ -1,16 +1,16 @@
-"""Upstreams and pools of them: which instance gets the next request."""
+"""Upstreams, and pools of them."""
 
 from __future__ import annotations
 
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
-from traffic_cop_middleware.abstractions.weighted_turns import WeightedTurns
 from traffic_cop_middleware.contracts.transport import Origin
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -67,6 +67,12 @@ class Upstream:
         """What events call it: its URL, without anything secret, for there is nothing secret in one."""
         return self.url
 
+    def called(self, authority: bytes) -> Upstream:
+        """The same instance, asked under another `Host`: that of the name that led to its address."""
+        found = copy(self)
+        object.__setattr__(found, "authority", authority)
+        return found
+
     def record(self) -> dict[str, Any]:
         """It as JSON."""
         optional = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
@@ -121,7 +127,7 @@ def _is_host(host: str) -> bool:
 
 
 class Pool:
-    """Instances of one service, asked in turn by their weights (`WeightedTurns`). One event loop's.
+    """The instances of one service, as they are configured; `BalancedPool` chooses among them.
 
     Raises:
         ConfigurationError: there is no upstream, or all weights are 0.
@@ -129,28 +135,10 @@ class Pool:
 
     def __init__(self, upstreams: Iterable[Upstream]) -> None:
         self.upstreams = tuple(upstreams)
-        self._total = sum(upstream.weight for upstream in self.upstreams)
-        if not self.upstreams or not self._total:
+        if not any(upstream.weight for upstream in self.upstreams):
             raise ConfigurationError("a pool needs at least one upstream with a weight above 0")
         if len(self.upstreams) > MOST_UPSTREAMS:
             raise ConfigurationError(f"a pool of {len(self.upstreams)} upstreams; {MOST_UPSTREAMS} is the most")
-        self._serving = [upstream for upstream in self.upstreams if upstream.weight]
-        self._turns = WeightedTurns([upstream.weight for upstream in self._serving])
-        self._alike = len({upstream.weight for upstream in self._serving}) == 1
-        self._next = 0
-
-    def pick(self, tried: Iterable[Upstream] = ()) -> Upstream | None:
-        """The next instance that is not among the `tried` ones; `None` where all are."""
-        serving = self._serving
-        if not tried:
-            return self._pick_alike() if self._alike else serving[self._turns.next(range(len(serving)))]
-        at = self._turns.next([index for index, upstream in enumerate(serving) if upstream not in tried])
-        return serving[at] if at >= 0 else None
-
-    def _pick_alike(self) -> Upstream:
-        index = self._next
-        self._next = index + 1 if index + 1 < len(self._serving) else 0
-        return self._serving[index]
 
 
 def upstream_from(record: Mapping[str, Any] | str) -> Upstream:

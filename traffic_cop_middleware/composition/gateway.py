@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 
+from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
+from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.destinations import Service, is_forwarded
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.route_matching import GatewayTable
-from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.abstractions.route_policies import BALANCED, action_of
 from traffic_cop_middleware.abstractions.upstreams import Pool
+from traffic_cop_middleware.composition.pools import LivePools
+from traffic_cop_middleware.composition.static_pools import Emit, StaticPools
+from traffic_cop_middleware.contracts import Backend
 from traffic_cop_middleware.contracts.transport import Transport
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
 
 EXTRA = "traffic-cop-middleware[proxy]"
 DRIVER = "aiohttp"
+FIRST_LOOK = 1.0
+"""Seconds that a start waits to know the instances of its services; then it goes on without."""
 
 
 class Gateway:
     """Routes that were added at start and those of the records; one immutable table at a time.
 
-    Connections belong to an event loop: there is one transport for each.
+    Connections, and what is known of instances, belong to an event loop: there is one transport for each, and a pool
+    for each destination. `backend` gives what is open on the running one, `emit` hears of the instances
+    (`BalancedPool`).
     """
 
-    def __init__(self, check: Callable[[GatewayRoute], None] = lambda route: None) -> None:
+    def __init__(
+        self,
+        check: Callable[[GatewayRoute], None] = lambda route: None,
+        *,
+        backend: Callable[[], Backend | None] = lambda: None,
+        emit: Emit = lambda kind, attributes: None,
+    ) -> None:
         self._check = check
+        self._backend = backend
+        self._emit = emit
+        self.pool_changed: Callable[[BalancedPool, BalancingSettings | None], None] = lambda pool, own: None
+        """Told of a pool that is new, or has other instances or other settings of the code."""
+        self.checker: Callable[[BalancedPool, HealthCheck], Leader] | None = None
+        """What checks a pool's instances."""
+        self._live: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LivePools] = weakref.WeakKeyDictionary()
         self.table: GatewayTable = GatewayTable(())
         self.active = False
         """Whether there is any route."""
@@ -33,6 +58,7 @@ class Gateway:
         """The names of the routes that have limits of their own."""
         self._own: dict[str, GatewayRoute] = {}
         self._transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, StaticPools] = weakref.WeakKeyDictionary()
 
     def add(self, route: GatewayRoute) -> None:
         """Add a route at start.
@@ -57,13 +83,15 @@ class Gateway:
             MissingExtra: it leads to an upstream, and the driver is not installed.
         """
         self._check(route)
-        if isinstance(action_of(route).destination, Pool):
+        if is_forwarded(action_of(route).destination):
             if find_spec(DRIVER) is None:
                 raise MissingExtra(
                     f"route {route.name!r} leads to an upstream and needs a driver: pip install '{EXTRA}'"
                 )
             if running:
                 _asyncio_loop()
+                if isinstance(to := action_of(route).destination, Service) and to.dns is None:
+                    self._live_pools().registry(to)
 
     def change(self, puts: Mapping[str, GatewayRoute | None]) -> None:
         """Take over routes from records, all at once; where one is gone, the one that was added at start stands again.
@@ -71,13 +99,20 @@ class Gateway:
         Requests go by the table before or by the one after.
         """
         standing = {name: route or self._own.get(name) for name, route in puts.items()}
+        table = self.table.changed(standing)
+        live = self._live.get(loop) if (loop := _loop_or_none()) is not None else None
+        if live is not None:  # first: a service that can't be watched leaves all as it was
+            live.keep(services_of(table))
         for name, route in standing.items():
             if route is not None and action_of(route).limits:
                 self.limited.add(name)
             else:
                 self.limited.discard(name)
-        self.table = self.table.changed(standing)
-        self.active = bool(self.table)
+        self.table = table
+        self.active = bool(table)
+        gone = [name for name, route in standing.items() if route is None]
+        for pools in tuple(self._pools.values()):
+            pools.forget(gone)
 
     def start(self) -> None:
         """See that requests can be forwarded on the running event loop.
@@ -85,8 +120,66 @@ class Gateway:
         Raises:
             ConfigurationError: there is a route to an upstream, and the loop is not asyncio's.
         """
-        if any(isinstance(action_of(route).destination, Pool) for route in self._own.values()):
+        if any(is_forwarded(action_of(route).destination) for route in self._own.values()):
             _asyncio_loop()
+
+    async def begin(self) -> None:
+        """Watch the services that routes lead to, and wait a second at most until their instances are known.
+
+        Raises:
+            ConfigurationError: the backend keeps no instances.
+        """
+        if _loop_or_none() is not None:  # also where there is no such route yet: one may come with the records
+            live = self._live_pools()
+            live.keep(services_of(self.table))
+            await live.known(within=FIRST_LOOK)
+
+    def _live_pools(self) -> LivePools:
+        loop = _asyncio_loop()
+        live = self._live.get(loop)
+        if live is None:
+            live = self._live[loop] = LivePools(
+                self._backend, emit=self._emit, changed=self.pool_changed, checker=self.checker
+            )
+        return live
+
+    def pool_of(
+        self, destination: Pool | Service, settings: BalancingSettings = BALANCED, *, name: str = ""
+    ) -> BalancedPool:
+        """The instances that a destination leads to, with what the running event loop knows of them.
+
+        `name` is that of the route: where its destination is exchanged for one with the same upstreams (other weights,
+        other settings), what is known of them stays. A service's pool has the service's name.
+
+        Raises:
+            ConfigurationError: the loop is not asyncio's; or it is a service's, and the backend keeps no instances.
+        """
+        if isinstance(destination, Service):
+            return self._live_pools().pool(destination, settings)
+        loop = _asyncio_loop()
+        pools = self._pools.get(loop)
+        if pools is None:
+            pools = self._pools[loop] = StaticPools(self._emit, changed=self.pool_changed)
+        return pools.of(destination, settings, name)
+
+    def pools(self) -> Iterator[BalancedPool]:
+        """The pools of the running event loop that routes lead to, each once, also where nothing was sent yet.
+
+        Raises:
+            ConfigurationError: as in `pool_of`.
+        """
+        found: dict[BalancedPool, None] = {}
+        for route in self.table:
+            if is_forwarded(to := action_of(route).destination):
+                found[self.pool_of(to, action_of(route).balancing, name=route.name)] = None
+        yield from found
+
+    def made_pools(self) -> Iterator[BalancedPool]:
+        """The pools of the running event loop that have been asked for so far."""
+        loop = _loop_or_none()
+        if loop is not None:
+            yield from self._live.get(loop, ())
+            yield from self._pools.get(loop, ())
 
     def transport(self) -> Transport:
         """The connections of the running event loop.
@@ -102,11 +195,29 @@ class Gateway:
         return transport
 
     async def close(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the connections of the running event loop, and forget what it knows of instances."""
+        if (loop := _loop_or_none()) is not None:
+            self._pools.pop(loop, None)
+            if (live := self._live.pop(loop, None)) is not None:
+                await live.close()
         if self._transports:
             transport = self._transports.pop(asyncio.get_running_loop(), None)
             if transport is not None:
                 await transport.close()
+
+
+def services_of(table: GatewayTable) -> Iterator[tuple[Service, BalancingSettings]]:
+    """The services that routes lead to, and how their instances are chosen."""
+    for route in table:
+        if isinstance(to := action_of(route).destination, Service):
+            yield to, action_of(route).balancing
+
+
+def _loop_or_none() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop:

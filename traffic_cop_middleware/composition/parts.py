@@ -76,6 +76,8 @@ class Parts:
         """By event loop: one cop may serve apps on several of them, each in a thread of its own."""
         self.also_start: list[Callable[[], None]] = []
         """What else has to be seen to at a start."""
+        self.also_begin: list[Callable[[], Awaitable[None]]] = []
+        """What else begins with a lifespan, once all is open."""
         self.also_close: list[Callable[[], Awaitable[None]]] = []
         """What else ends with the last lifespan of an event loop."""
         self._inside: Parts | None = None
@@ -201,6 +203,13 @@ class Parts:
         await self.open()
         loop = _running_loop()
         self._lifespans[loop] = self._lifespans.get(loop, 0) + 1
+        try:
+            for begin in self.also_begin:
+                await begin()
+        except BaseException:  # a start that fails leaves nothing open
+            with anyio.CancelScope(shield=True):
+                await self.stop()
+            raise
 
     @property
     def work(self) -> Callable[[], Coroutine[Any, Any, None]] | None:

@@ -6,6 +6,8 @@ from typing import Any, Unpack
 
 from starlette.types import ASGIApp
 
+from traffic_cop_middleware.abstractions.balancing.checks import HEALTH
+from traffic_cop_middleware.abstractions.balancing.management import BALANCING
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.opened import LIMITS
@@ -38,7 +40,7 @@ class _SessionsAlone(TrafficCop):
 class _RoutesAlone(TrafficCop):
     _keeps_state = False
     _sessions_may_be_outside = True
-    _kinds = frozenset({ROUTES})
+    _kinds = frozenset({ROUTES, BALANCING, HEALTH})
 
     def _check_route(self, route: GatewayRoute) -> None:
         action = action_of(route)

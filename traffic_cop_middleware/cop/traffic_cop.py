@@ -12,6 +12,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
+from traffic_cop_middleware.abstractions.balancing.checks import HEALTH, HealthMarks
+from traffic_cop_middleware.abstractions.balancing.management import BALANCING, LoadBalancingAbstraction
+from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.files.management import FileManagementAbstraction
@@ -33,6 +37,7 @@ from traffic_cop_middleware.abstractions.sessions import SessionAbstraction
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
+from traffic_cop_middleware.composition.checking import Checking
 from traffic_cop_middleware.composition.files_settings import FilesSettings
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.metrics_settings import MetricsSettings
@@ -159,7 +164,7 @@ class TrafficCop:
 
     _sessions_may_be_outside = False
     _keeps_state = True
-    _kinds = frozenset({ROUTES, LIMITS, CORS})
+    _kinds = frozenset({ROUTES, LIMITS, CORS, BALANCING, HEALTH})
     """The records that this cop goes by."""
 
     def __init__(
@@ -264,7 +269,24 @@ class TrafficCop:
         self._check_keys(self._settings.limits, "")
         self._planner = Planner(self._settings.limits)
         self._client_address = ClientAddress(trusted_proxies)
-        self._gateway = Gateway(self._check_route)
+        self._gateway = Gateway(
+            self._check_route,
+            backend=self._opened_backend,
+            emit=self._observers.emit,
+        )
+        self._balancing = LoadBalancingAbstraction(
+            self._gateway.pools,
+            self._gateway.made_pools,
+            lambda: self._open("balancing").records("balancing"),
+            emit=self._observers.emit,
+        )
+        self._health = HealthMarks(
+            self._gateway.made_pools,
+            lambda: self._open("balancing").records("balancing"),
+            emit=self._observers.emit,
+        )
+        self._gateway.checker = Checking(self._gateway.transport, self._opened_backend, self._health).of
+        self._gateway.pool_changed = self._pool_changed
         for each in proxy_routes:
             self._gateway.add(each)
         self._live_routes = LiveRoutes(self._gateway, self._open, observers=self._observers)
@@ -277,6 +299,8 @@ class TrafficCop:
             ROUTES: self._live_routes.live,
             LIMITS: self._live_limits.live,
             CORS: self._cors.live,
+            BALANCING: self._balancing.live,
+            HEALTH: self._health.live,
         }
         if not isinstance(promotion, bool):
             raise ConfigurationError(f"promotion={promotion!r} must be True or False; hooks go into promotion_hooks")
@@ -328,7 +352,16 @@ class TrafficCop:
             ),
         )
         self._parts.also_start.append(self._gateway.start)
+        self._parts.also_begin.append(self._gateway.begin)
         self._parts.also_close.append(self._gateway.close)
+
+    def _pool_changed(self, pool: BalancedPool, own: BalancingSettings | None) -> None:
+        self._balancing.obey(pool, own)
+        self._health.obey(pool)
+
+    def _opened_backend(self) -> Backend | None:
+        opened = self._parts.current()
+        return None if opened is None else opened.backend
 
     def _warn_of_untrusted(self, policies: Mapping[str, CorsPolicy]) -> None:
         """Tell of origins that may call with credentials, and whose POST with the cookie is refused all the same."""
@@ -488,6 +521,13 @@ class TrafficCop:
         Open as `sessions` is.
         """
         return self._live_limits
+
+    @property
+    def balancing(self) -> LoadBalancingAbstraction:
+        """Pools while the app runs: `cop.balancing.pools()`, `await cop.balancing.drain("billing", "10.0.0.5:8080")`,
+        `resume`, `configure`. Open as `sessions` is.
+        """
+        return self._balancing
 
     @property
     def cors(self) -> CorsPolicies:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
 
+from traffic_cop_middleware.abstractions.balancing.attempts import Attempt
+from traffic_cop_middleware.abstractions.balancing.instances import Instance
+from traffic_cop_middleware.abstractions.balancing.outcomes import Outcome, outcome_of
+from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.forwarding import (
     BODILESS,
     MOST_DIGITS,
@@ -22,24 +26,20 @@ from traffic_cop_middleware.abstractions.forwarding import (
     target,
 )
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy
-from traffic_cop_middleware.abstractions.upstreams import Pool, Upstream
+from traffic_cop_middleware.abstractions.upstreams import Upstream
+from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.contracts.transport import Field, Incoming, Outgoing, Transport
 from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from traffic_cop_middleware.middleware.client_body import ClientBody, ClientGone, ResponseNotTaken
 from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
+from traffic_cop_middleware.middleware.tries import TOO_LATE, Tries
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that may be asked again where the connection turned out to be closed (RFC 9110, section 9.2.1)."""
 CLOSE = (b"connection", b"close")
 
 BAD_GATEWAY = answer_with(
-    Refusal(502, (), "", 0, "The service behind this route did not answer as it should."), title="Bad Gateway"
-)
-UNREACHABLE = answer_with(
-    Refusal(503, (), "", 1, "No instance of the service behind this route can be reached. Try again in 1 second.")
-)
-TOO_LATE = answer_with(
-    Refusal(504, (), "", 0, "The service behind this route did not answer in time."), title="Gateway Timeout"
+    Refusal(502, (), "", 1, "The service behind this route did not answer as it should."), title="Bad Gateway"
 )
 TOO_LARGE = answer_with(
     Refusal(413, (), "", 0, "The request's body is larger than this route takes."), title="Content Too Large"
@@ -68,10 +68,11 @@ class Forwarding(NamedTuple):
     route: str
     pattern: str
     policy: RoutePolicy
-    pool: Pool
+    pool: BalancedPool
     client: Client
     own: Sequence[Field]
-    mirror: Pool | None = None
+    mirror: BalancedPool | None = None
+    key: BalancingKey | None = None
 
 
 MOST_MIRRORING = 100
@@ -94,35 +95,39 @@ class Exchange:
         self._emit = emit
         self._mirroring: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
 
-    async def run(self, scope: Scope, receive: Receive, send: Send, forwarding: Forwarding) -> None:
+    def run(self, scope: Scope, receive: Receive, send: Send, forwarding: Forwarding) -> Awaitable[None]:
         """Answer a request by an upstream."""
-        policy = forwarding.policy
-        refused = refusal_of(scope, policy)
+        refused = refusal_of(scope, forwarding.policy)
         if refused is not None:
-            await refuse(scope, receive, send, answer=refused, fields=(), on_refusal=None)
-            return
+            return refuse(scope, receive, send, answer=refused, fields=(), on_refusal=None)
         if expected := has_body(scope):
             # Some servers add a request's trailers to its fields as they come: what counts is what came first.
             scope = {**scope, "headers": tuple(scope["headers"])}
+        return self._run(scope, receive, send, forwarding, expected=expected)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, forwarding: Forwarding, *, expected: bool) -> None:
+        policy = forwarding.policy
         body = ClientBody(receive, expected=expected, most=policy.max_body, idle=policy.idle_deadline)
         if forwarding.mirror is not None:
             body.copied = []
         start = monotonic()
         told: dict[str, Any] = {"route": forwarding.route, "upstream": None, "attempts": 0, "status": None}
+        tries = Tries(forwarding.pool, forwarding.key, timed=body.ended)
         incoming: Incoming | None = None
         try:
-            found = await self._ask(scope, forwarding, body, told)
+            found = await self._ask(scope, forwarding, body, tries, told)
+            if not isinstance(found, Answer):
+                incoming = found
+                if not sound(incoming.fields):
+                    tries.answered(Outcome.BROKEN)
+                    found = BAD_GATEWAY
             if isinstance(found, Answer):
                 told["status"] = found.refusal.status
                 body.close()
                 await refuse(scope, receive, send, answer=found, fields=(), on_refusal=None)
                 return
             incoming = found
-            if not sound(incoming.fields):
-                told["status"] = 502
-                body.close()
-                await refuse(scope, receive, send, answer=BAD_GATEWAY, fields=(), on_refusal=None)
-                return
+            tries.answered(outcome_of(incoming.status))
             told["status"] = incoming.status
             await self._pass_back(scope, send, incoming, policy, body)
         except asyncio.CancelledError:
@@ -135,31 +140,37 @@ class Exchange:
         except (UpstreamError, ResponseNotTaken) as exc:  # the response has begun: breaking it is all that is left
             told["error"] = type(exc).__name__
             if not await body.left():
+                if isinstance(exc, UpstreamError):
+                    tries.ended(verdict_on(exc, body, cut=tries.cut))
                 raise
             told["gone"] = True
         finally:
             body.close()
             if incoming is not None:
                 incoming.close()
+            tries.ended()
             told["seconds"] = monotonic() - start
             self._emit("route.forwarded", told)
         if forwarding.mirror is not None and body.ended and body.copied is not None and incoming is not None:
             self._mirror(scope, forwarding, forwarding.mirror, body.copied)
 
-    def _mirror(self, scope: Scope, forwarding: Forwarding, pool: Pool, copied: Sequence[bytes]) -> None:
+    def _mirror(self, scope: Scope, forwarding: Forwarding, pool: BalancedPool, copied: Sequence[bytes]) -> None:
         """Send a copy on, now that the client has its answer; nobody waits for what comes back."""
-        upstream = pool.pick()
-        if upstream is None or len(self._mirroring) >= MOST_MIRRORING:
+        instance = pool.pick()
+        if not isinstance(instance, Instance) or len(self._mirroring) >= MOST_MIRRORING:
             self._emit("route.not_mirrored", {"route": forwarding.route})
             return
-        copy = outgoing(scope, forwarding._replace(pool=pool), upstream, None)
+        copy = outgoing(scope, forwarding, instance.upstream, None)
         if copied:
             copy = copy._replace(body=_pieces(copied))
-        task = asyncio.create_task(self._drop_answer(upstream, copy, forwarding))
+        attempt = pool.began(instance)
+        task = asyncio.create_task(self._drop_answer(attempt, copy, forwarding))
         self._mirroring.add(task)
         task.add_done_callback(self._mirroring.discard)
+        task.add_done_callback(lambda _: attempt.ended(Outcome.CANCELLED))
 
-    async def _drop_answer(self, upstream: Upstream, copy: Outgoing, forwarding: Forwarding) -> None:
+    async def _drop_answer(self, attempt: Attempt, copy: Outgoing, forwarding: Forwarding) -> None:
+        upstream = attempt.instance.upstream
         told: dict[str, Any] = {"route": forwarding.route, "upstream": upstream.name, "status": None}
         incoming: Incoming | None = None
         deadlines = forwarding.policy.deadlines
@@ -167,48 +178,76 @@ class Exchange:
             async with asyncio.timeout(sum(deadlines)):
                 incoming = await self._transport().send(upstream.origin, copy, deadlines=deadlines)
                 told["status"] = incoming.status
+                attempt.answered(outcome_of(incoming.status))
                 async for _ in incoming.chunks():
                     pass
-        except (UpstreamError, TimeoutError) as exc:
+        except UpstreamError as exc:
             told["error"] = type(exc).__name__
+            attempt.ended(outcome_of(exc))
+        except TimeoutError as exc:
+            told["error"] = type(exc).__name__
+            attempt.ended(Outcome.TIMEOUT)
         finally:
             if incoming is not None:
                 incoming.close()
         self._emit("route.mirrored", told)
 
     async def _ask(
-        self, scope: Scope, forwarding: Forwarding, body: ClientBody, told: dict[str, Any]
+        self, scope: Scope, forwarding: Forwarding, body: ClientBody, tries: Tries, told: dict[str, Any]
     ) -> Incoming | Answer:
-        """The response of the first instance that gives one; an answer of our own where none does."""
-        tried: list[Upstream] = []
+        """The response of the first instance that gives one; an answer of our own where none does.
+
+        Where no connection was found the next instance is asked. What one may have seen is asked once more at most, if
+        it is safe and its body is not under way, and the retry budget allows it.
+        """
         repeatable = scope["method"] in REPEATABLE and body.ended
-        answer = UNREACHABLE
-        while (upstream := forwarding.pool.pick(tried)) is not None:
+        settings = forwarding.pool.settings
+        found = await tries.next()
+        while isinstance(found, Instance):
+            upstream = found.upstream
             told["upstream"] = upstream.name
             told["attempts"] += 1
             try:
                 request = outgoing(scope, forwarding, upstream, body)
-                return await self._transport().send(upstream.origin, request, deadlines=forwarding.policy.deadlines)
+                incoming = await tries.within(
+                    self._transport().send(upstream.origin, request, deadlines=forwarding.policy.deadlines)
+                )
             except MalformedRequest as exc:
                 return malformed(exc)
             except UpstreamError as exc:
-                self._emit(
-                    "upstream.failed",
-                    {"route": forwarding.route, "upstream": upstream.name, "error": type(exc).__name__},
-                )
+                self._failed(forwarding, upstream, type(exc).__name__)
+                left = await body.left()
+                tries.ended(verdict_on(exc, body, cut=tries.cut))
                 if body.too_large:
                     return TOO_LARGE
                 if body.too_slow:
                     return TOO_SLOW
-                if await body.left():
+                if left:
                     raise ClientGone from exc
-                if isinstance(exc, UpstreamBroken) and exc.stale and repeatable:
-                    repeatable = False
+                if isinstance(exc, UpstreamUnreachable):
+                    found = await tries.next()
                     continue
-                if not isinstance(exc, UpstreamUnreachable):
-                    return TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY
-                tried.append(upstream)
-        return answer
+                late = isinstance(exc, UpstreamTimeout)
+                stale = isinstance(exc, UpstreamBroken) and exc.stale
+                if repeatable and (stale or (late and settings.try_deadline is not None)):
+                    repeatable = False
+                    if (other := tries.retry(same=stale)) is not None:
+                        found = other
+                        continue
+                return TOO_LATE if late else BAD_GATEWAY
+            if repeatable and incoming.status in settings.retry_statuses:
+                repeatable = False
+                tries.answered(outcome_of(incoming.status))
+                if (other := tries.retry()) is not None:
+                    incoming.close()
+                    self._failed(forwarding, upstream, str(incoming.status))
+                    found = other
+                    continue
+            return incoming
+        return found
+
+    def _failed(self, forwarding: Forwarding, upstream: Upstream, error: str) -> None:
+        self._emit("upstream.failed", {"route": forwarding.route, "upstream": upstream.name, "error": error})
 
     @staticmethod
     async def _pass_back(scope: Scope, send: Send, incoming: Incoming, policy: RoutePolicy, body: ClientBody) -> None:
@@ -238,6 +277,15 @@ class Exchange:
                     return
         body.close()  # or the server's "disconnect" after a response would cancel what others do after ours
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def verdict_on(exc: UpstreamError, body: ClientBody, *, cut: bool) -> Outcome:
+    """What an error says of the instance: nothing where it is the client who did not send its request as it should.
+
+    `cut`: the time of the attempt was over, which is no fault of an instance that waits for the request.
+    """
+    at_fault = body.gone or body.too_large or body.too_slow or (cut and not body.ended)
+    return Outcome.CANCELLED if at_fault else outcome_of(exc)
 
 
 async def _taken(send: Send, message: Message, idle: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from traffic_cop_middleware.abstractions.balancing.settings import balancing_from
 from traffic_cop_middleware.abstractions.destinations import destination_from, destination_record
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, record_of
 from traffic_cop_middleware.abstractions.route_policies import action_of, policy_record
@@ -25,6 +26,8 @@ def route_record(each: GatewayRoute) -> dict[str, Any]:
     record["to"] = destination_record(action.destination)
     if action.mirror is not None:
         record["mirror"] = destination_record(action.mirror)
+    if balancing := action.balancing.record():
+        record["balancing"] = balancing
     if action.cors is not None:
         record["cors"] = action.cors
     if action.limits:
@@ -43,6 +46,8 @@ def route_from(name: str, record: Mapping[str, Any]) -> GatewayRoute:
         raise ConfigurationError(f"the record of route {name!r} has no {missing[0]!r}")
     if "mirror" in members:
         members["mirror"] = destination_from(members["mirror"])
+    if "balancing" in members:
+        members["balancing"] = balancing_from(members["balancing"])
     if "limits" in members:
         limits = members["limits"]
         if not isinstance(limits, Sequence) or isinstance(limits, str):

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
-from traffic_cop_middleware.abstractions.destinations import FixedResponse, TheApp, destination
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings, balancing_of
+from traffic_cop_middleware.abstractions.destinations import FixedResponse, TheApp, destination, is_forwarded
 from traffic_cop_middleware.abstractions.forwarding import ForwardedStyle
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, Scalar, gateway_route
-from traffic_cop_middleware.abstractions.route_policies import Action, Headers, RoutePolicy
+from traffic_cop_middleware.abstractions.route_policies import BALANCED, Action, Headers, RoutePolicy
 from traffic_cop_middleware.abstractions.upstreams import Pool
+from traffic_cop_middleware.contracts.balancing import BalancingPolicy
 from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.marks import Limit, limits_of
 
@@ -43,6 +45,7 @@ class RouteKwargs(TypedDict, total=False):
     idle_deadline: float
     max_body: int | None
     max_headers: int
+    balancing: str | BalancingPolicy | BalancingSettings
     mirror: Any
     limits: Limits
     cors: str
@@ -51,10 +54,11 @@ class RouteKwargs(TypedDict, total=False):
 def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayRoute:
     """A gateway route: requests whose path matches `pattern` go `to` a destination.
 
-    Patterns: "/exact", "/prefix/*", "/users/{id}/orders". `to`: a URL, `Upstream(…)` or a list of them, `Redirect(…)`,
-    `FixedResponse(…)`, `THE_APP`, or an ASGI app. Which requests: `methods`, `hosts`, `headers`, `query` and `session`
-    (attributes or claims of who is logged in) narrow it; of several routes the more exact one is taken, or the one with
-    the higher `priority`; those that tie share by `weight`. How: see `RoutePolicy`; `limits` as in `TrafficCop`;
+    Patterns: "/exact", "/prefix/*", "/users/{id}/orders". `to`: a URL, `Upstream(…)` or a list of them, `Service(…)`,
+    `Redirect(…)`, `FixedResponse(…)`, `THE_APP`, or an ASGI app. Which requests: `methods`, `hosts`, `headers`, `query`
+    and `session` (attributes or claims of who is logged in) narrow it; of several routes the more exact one is taken,
+    or the one with the higher `priority`; those that tie share by `weight`. How: see `RoutePolicy`; `balancing` chooses
+    among the instances ("p2c", or `BalancingSettings(…)`); `limits` as in `TrafficCop`;
     `mirror` names upstreams that get a copy of each request, and whose answers are dropped; `cors` names the CORS
     policy that applies in place of the path's. `name` is what events and the run-time table call it, by default the
     pattern.
@@ -70,6 +74,8 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
     predicates = {each: given.pop(each) for each in PREDICATES if each in given}
     where = f"route({pattern!r})"
     mirror = given.pop("mirror", None)
+    given_balancing = given.pop("balancing", None)
+    beside = [each for each in ("mirror", "balancing") if settings.get(each) is not None]
     limits = limits_of(given.pop("limits", None), "limits")
     cors = given.pop("cors", None)
     if cors is not None and (not isinstance(cors, str) or not cors):
@@ -79,8 +85,9 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
         found = gateway_route(name, pattern, to=None, **predicates)
         policy.check(found.pattern)
         found_to = destination(to, where)
-        _check_use(found_to, [*given, *(["mirror"] if mirror is not None else [])])
-        action = Action(found_to, policy, _mirror(mirror), limits, cors)
+        _check_use(found_to, [*given, *beside])
+        balancing = balancing_of(given_balancing) if given_balancing is not None else BALANCED
+        action = Action(found_to, policy, _mirror(mirror), limits, cors, balancing)
     except ConfigurationError as exc:
         raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
     return replace(found, to=action)
@@ -88,7 +95,7 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
 
 def _check_use(to: object, settings: Iterable[str]) -> None:
     """See that the settings mean something for a destination: an upstream has them all."""
-    if isinstance(to, Pool):
+    if is_forwarded(to):
         return
     known = () if isinstance(to, (FixedResponse, TheApp)) else ("strip_prefix",)
     for name in settings:

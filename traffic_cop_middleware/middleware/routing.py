@@ -9,14 +9,16 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from traffic_cop_middleware.abstractions.destinations import FixedResponse, Redirect, TheApp
+from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.destinations import FixedResponse, Redirect, TheApp, is_forwarded
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.forwarding import Client
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy, action_of
-from traffic_cop_middleware.abstractions.upstreams import Pool
 from traffic_cop_middleware.composition.gateway import Gateway
+from traffic_cop_middleware.composition.static_pools import mirror_name
+from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.contracts.transport import Field
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.exchange import Exchange, Forwarding, raw_path_of
@@ -51,9 +53,9 @@ class RoutingLayer:
             return self.app(scope, receive, send)
         action = action_of(route)
         destination = action.destination
-        if isinstance(destination, Pool):
+        if is_forwarded(destination):
             exchange = self._sockets if scope["type"] == "websocket" else self._exchange
-            return exchange.run(scope, receive, send, forwarding_of(scope, context, route))
+            return exchange.run(scope, receive, send, forwarding_of(scope, context, route, self._gateway))
         if isinstance(destination, TheApp):
             return self.app(scope, receive, send)
         if isinstance(destination, (Redirect, FixedResponse)):
@@ -87,7 +89,7 @@ class RoutingLayer:
         await app(scope, receive, send)
 
 
-def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute) -> Forwarding:
+def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute, gateway: Gateway) -> Forwarding:
     """What the exchange is to do with a request that a route to a pool takes."""
     action = action_of(route)
     policy = action.policy
@@ -97,15 +99,26 @@ def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute) ->
     ]
     if policy.identity and context.session is not None:
         own += identity_fields(context.session, signed=policy.identity == "signed")
+    pool = gateway.pool_of(action.destination, action.balancing, name=route.name)
+    mirror = None if action.mirror is None else gateway.pool_of(action.mirror, name=mirror_name(route.name))
     return Forwarding(
         route=route.name,
         pattern=route.pattern,
         policy=policy,
-        pool=action.destination,
+        pool=pool,
         client=client_of(scope, context),
         own=own,
-        mirror=action.mirror,
+        mirror=mirror,
+        key=key_of(context, pool.settings),
     )
+
+
+def key_of(context: TrafficContext, settings: BalancingSettings) -> BalancingKey | None:
+    """What a request is placed by: its session, or where it has none its client's address."""
+    if isinstance(settings.policy, str) and settings.policy != "hash":
+        return None
+    session = context.session
+    return BalancingKey((session.known_id if session is not None else "") or context.client)
 
 
 def client_of(scope: Scope, context: TrafficContext) -> Client:

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
+from traffic_cop_middleware.abstractions.balancing.instances import Instance
+from traffic_cop_middleware.abstractions.balancing.outcomes import Outcome, outcome_of
 from traffic_cop_middleware.abstractions.forwarding import MalformedRequest, response_fields, socket_fields
-from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts.transport import Field, Transport, UpstreamSocket
 from traffic_cop_middleware.errors import UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from traffic_cop_middleware.middleware.exchange import (
     BAD_GATEWAY,
-    TOO_LATE,
-    UNREACHABLE,
     Forwarding,
     malformed,
     outgoing,
@@ -24,6 +23,7 @@ from traffic_cop_middleware.middleware.exchange import (
 )
 from traffic_cop_middleware.middleware.refusals import Answer
 from traffic_cop_middleware.middleware.socket_relay import GOING_AWAY, Relay
+from traffic_cop_middleware.middleware.tries import TOO_LATE, Tries
 
 DENIAL = "websocket.http.response"
 CLOSES = {502: 1014, 503: 1013, 504: 1014}
@@ -69,8 +69,9 @@ class SocketExchange:
             told["status"] = refused.refusal.status
             await _deny(scope, send, _own(refused))
             return
+        tries = Tries(forwarding.pool, forwarding.key)
         leaving = asyncio.create_task(_next(receive))  # before it is accepted a client can only leave
-        opening = asyncio.create_task(self._connect(scope, forwarding, told))
+        opening = asyncio.create_task(self._connect(scope, forwarding, tries, told))
         found: UpstreamSocket | Denial | None = None
         try:
             await asyncio.wait({leaving, opening}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,11 +85,14 @@ class SocketExchange:
             else:
                 await self._relay(receive, send, found, leaving=leaving, forwarding=forwarding, told=told)
         finally:
-            for task in (leaving, opening):
-                task.cancel()
-            _, opened = await asyncio.gather(leaving, opening, return_exceptions=True)
-            if not isinstance(opened, (BaseException, Denial)):
-                await opened.close(GOING_AWAY, "")  # unless the relay has closed it
+            try:
+                for task in (leaving, opening):
+                    task.cancel()
+                _, opened = await asyncio.gather(leaving, opening, return_exceptions=True)
+                if not isinstance(opened, (BaseException, Denial)):
+                    await opened.close(GOING_AWAY, "")  # unless the relay has closed it
+            finally:
+                tries.ended()
 
     @staticmethod
     async def _relay(
@@ -116,24 +120,30 @@ class SocketExchange:
                 messages_up=relay.up, messages_down=relay.down, close_code=relay.code, closed_by=relay.closed_by
             )
 
-    async def _connect(self, scope: Scope, forwarding: Forwarding, told: dict[str, Any]) -> UpstreamSocket | Denial:
+    async def _connect(
+        self, scope: Scope, forwarding: Forwarding, tries: Tries, told: dict[str, Any]
+    ) -> UpstreamSocket | Denial:
         """A socket to the first instance that can be reached; what the client is answered where there is none."""
-        tried: list[Upstream] = []
-        while (upstream := forwarding.pool.pick(tried)) is not None:
+        found = await tries.next()
+        while isinstance(found, Instance):
+            upstream = found.upstream
             told["upstream"] = upstream.name
             told["attempts"] += 1
             try:
                 request = outgoing(scope, forwarding, upstream, None)
                 request = request._replace(fields=_checked(socket_fields(request.fields)))
-                return await self._transport().connect(
-                    upstream.origin,
-                    request,
-                    subprotocols=scope.get("subprotocols", ()),
-                    deadlines=forwarding.policy.deadlines,
+                socket = await tries.within(
+                    self._transport().connect(
+                        upstream.origin,
+                        request,
+                        subprotocols=scope.get("subprotocols", ()),
+                        deadlines=forwarding.policy.deadlines,
+                    )
                 )
             except MalformedRequest as exc:
                 return _own(malformed(exc))
             except UpstreamRefused as exc:
+                tries.answered(outcome_of(exc))
                 if not 300 <= exc.status <= 599:  # it takes the request for something else
                     return _own(BAD_GATEWAY)
                 fields = response_fields(exc.fields, changes=forwarding.policy.response_changes)
@@ -148,10 +158,14 @@ class SocketExchange:
                     "upstream.failed",
                     {"route": forwarding.route, "upstream": upstream.name, "error": type(exc).__name__},
                 )
+                tries.ended(outcome_of(exc))
                 if not isinstance(exc, UpstreamUnreachable):
                     return _own(TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY)
-                tried.append(upstream)
-        return _own(UNREACHABLE)
+                found = await tries.next()
+            else:
+                tries.answered(Outcome.OK)
+                return socket
+        return _own(found)
 
 
 async def _next(receive: Receive) -> Message:

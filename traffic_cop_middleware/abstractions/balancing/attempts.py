@@ -62,10 +62,13 @@ class Attempt:
 class Pending:
     """A request that waits for an instance: `attempt` is there once `wake` was called."""
 
-    __slots__ = ("attempt", "key", "tried", "wake")
+    __slots__ = ("attempt", "key", "timed", "tried", "wake")
 
-    def __init__(self, wake: Callable[[], None], tried: Collection[Instance], key: BalancingKey | None) -> None:
+    def __init__(
+        self, wake: Callable[[], None], tried: Collection[Instance], key: BalancingKey | None, *, timed: bool
+    ) -> None:
         self.wake = wake
         self.tried = tried
         self.key = key
+        self.timed = timed
         self.attempt: Attempt | None = None

@@ -58,9 +58,6 @@ class BalancedPool(Roster):
         self._told: object = None
         self._pending: dict[Pending, None] = {}
         self.change(members)
-        for each in self._instances.values():  # the first ones all start: none has to wait for the others
-            each.slow_until = 0.0
-        self._settle(now)
 
     # Choosing
 
@@ -108,15 +105,20 @@ class BalancedPool(Roster):
         return self._budget.take(self._clock())
 
     def wait(
-        self, wake: Callable[[], None], tried: Collection[Instance] = (), key: BalancingKey | None = None
+        self,
+        wake: Callable[[], None],
+        tried: Collection[Instance] = (),
+        key: BalancingKey | None = None,
+        *,
+        timed: bool = True,
     ) -> Pending | None:
         """Stand in line for an instance where all are full; `None` where the line is too long.
 
-        `wake` is called once the `attempt` is there. Who no longer waits says so by `leave`.
+        `wake` is called once the `attempt` is there; `timed` as in `began`. Who no longer waits says so by `leave`.
         """
         if len(self._pending) >= self.settings.most_pending:
             return None
-        pending = Pending(wake, tried, key)
+        pending = Pending(wake, tried, key, timed=timed)
         self._pending[pending] = None
         return pending
 
@@ -194,7 +196,7 @@ class BalancedPool(Roster):
             found = self._choose(pending.tried, pending.key, now)
             if isinstance(found, Instance):
                 del self._pending[pending]
-                pending.attempt = self.began(found)
+                pending.attempt = self.began(found, timed=pending.timed)
                 pending.wake()
             elif not pending.tried and pending.key is None:
                 return  # there is room for nobody

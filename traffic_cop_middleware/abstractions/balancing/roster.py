@@ -100,6 +100,9 @@ class Roster:
     def change(self, members: Iterable[Member]) -> None:
         """These are the instances now. Who was there (by name and URL) keeps its state; who is new starts slowly.
 
+        Where all are new they don't: nobody is there that could take more meanwhile.
+
+
         Raises:
             ConfigurationError: two have one name, or there are too many; nothing was changed then.
         """
@@ -120,7 +123,7 @@ class Roster:
             instance = kept.get(name)
             if instance is None:
                 instance = Instance(member, tau=self.settings.tau, latency=usual, now=now)
-                instance.slow_until = now + self.settings.slow_start
+                instance.slow_until = now + self.settings.slow_start if kept else 0.0
                 new.append(instance)
             instance.upstream = member.upstream
             instance.metadata = member.metadata

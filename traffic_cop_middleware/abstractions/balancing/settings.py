@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from traffic_cop_middleware.abstractions.balancing.policies import POLICIES
 from traffic_cop_middleware.contracts.balancing import BalancingPolicy
@@ -150,6 +150,15 @@ class BalancingSettings:
         if not fits or (above and value == low):
             first = f"above {low:g}, {high:g} at most" if above else f"from {low:g} to {high:g}"
             raise ConfigurationError(f"{name}={value!r}: {what}, {first}")
+
+
+def balancing_of(given: object) -> BalancingSettings:
+    """The settings that a user means by the name of a policy, a policy of their own, or settings.
+
+    Raises:
+        ConfigurationError: it is nothing of that kind.
+    """
+    return given if isinstance(given, BalancingSettings) else BalancingSettings(policy=cast("str", given))
 
 
 def balancing_from(record: object) -> BalancingSettings:

@@ -33,6 +33,10 @@ class InstanceSnapshot:
     failures: int
     ejections: int
 
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.name}: {self.state}{why}, {self.in_flight} in flight, {self.failures} of {self.requests} failed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
@@ -49,6 +53,10 @@ class PoolSnapshot:
     pending: int
     retries_left: float
     instances: Sequence[InstanceSnapshot]
+
+    def __str__(self) -> str:
+        panic = ", panic" if self.panic else ""
+        return "\n  ".join([f"{self.name} ({self.policy}{panic}, {self.pending} waiting)", *map(str, self.instances)])
 
 
 def snapshot_of(instance: Instance, now: float) -> InstanceSnapshot:

@@ -1,0 +1,196 @@
+"""Active health checks: one worker asks, all go by what it finds."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.adapters.load import poll, started
+from tests.gateway.test_services import Worker, backend
+from tests.servers import RedisServer
+from traffic_cop_middleware import ConfigurationError, HealthCheck, Registration, Service
+from traffic_cop_middleware.abstractions.balancing.checks import Checker, HealthMarks
+from traffic_cop_middleware.abstractions.balancing.instances import Member
+from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
+from traffic_cop_middleware.abstractions.destinations import destination_from, destination_record
+from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
+from traffic_cop_middleware.abstractions.upstreams import Upstream
+from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.errors import StoreUnavailable
+
+__all__ = ["backend"]
+
+pytestmark = pytest.mark.asyncio
+NUMBERS = itertools.count()
+
+
+class Patient:
+    """An instance that says of itself how it is, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked: list[str] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            self.asked.append(request.headers["user-agent"])
+            return web.Response(status=self.status)
+        return web.Response(text="served")
+
+
+@contextlib.asynccontextmanager
+async def patients(count: int) -> AsyncIterator[list[Patient]]:
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for _ in range(count):
+            each = Patient()
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", each.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            each.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            found.append(each)
+        yield found
+
+
+def announced(each: Patient, name: str, backend: str) -> Registration:
+    return Registration("billing", url=each.url, instance=name, backend=backend)
+
+
+CHECKED = Service("billing", check=HealthCheck(interval=0.05, unhealthy=2, healthy=2, deadline=2.0))
+
+
+async def test_one_worker_asks_and_all_go_by_what_it_finds(backend: str) -> None:
+    async with patients(2) as [ill, well], announced(ill, "a", backend), announced(well, "b", backend):
+        one, other = Worker(backend, to=CHECKED), Worker(backend, to=CHECKED)
+        async with started(one.app):
+            async with started(other.app):
+                both = (one, other)
+                await poll(lambda: len(ill.asked) > 2)
+                assert [set(each.states().values()) for each in both] == [{"serving"}] * 2
+                ill.status = 500
+                await poll(lambda: all(each.states() == {"a": "unhealthy", "b": "serving"} for each in both))
+                [pool] = other.cop.balancing.pools()
+                assert pool.instances[0].reason == "its check was answered 500"
+                assert ill.asked[0] == "traffic-cop-health"
+                ill.status = 204
+                await poll(lambda: all(each.states() == {"a": "starting", "b": "serving"} for each in both))
+                ill.status = 503
+                await poll(lambda: all(each.states()["a"] == "unhealthy" for each in both))
+            asked = len(ill.asked)
+            await poll(lambda: len(ill.asked) > asked + 2)  # whoever is left asks
+            assert one.states()["a"] == "unhealthy"
+            late = Worker(backend, to=CHECKED)
+            async with started(late.app):
+                assert late.states()["a"] == "unhealthy", "known from the first request on"
+
+
+async def test_marks_of_one_that_no_longer_checks_do_not_hold(backend: str) -> None:
+    async with patients(1) as [ill], announced(ill, "a", backend):
+        ill.status = 500
+        one = Worker(backend, to=CHECKED)
+        async with started(one.app):
+            await poll(lambda: one.states() == {"a": "unhealthy"})
+        unchecked = Worker(backend)
+        async with started(unchecked.app):
+            assert unchecked.states() == {"a": "serving"}
+
+
+@pytest.mark.redis_server
+async def test_while_redis_is_away_the_marks_go_on(own_redis: RedisServer) -> None:
+    async with patients(2) as [ill, well]:
+        one = Worker(own_redis.url, to=CHECKED)
+        async with (
+            announced(ill, "a", own_redis.url),
+            announced(well, "b", own_redis.url),
+            started(one.app),
+        ):
+            ill.status = 500
+            await poll(lambda: one.states().get("a") == "unhealthy")
+            own_redis.kill()
+            await poll(lambda: any(event.kind == "store.lost" for event in one.events))
+            assert one.states() == {"a": "unhealthy", "b": "serving"}
+            assert await one.status() == 200
+            own_redis.start()
+
+
+class Checked:
+    """A checker of three instances whose answers the test says."""
+
+    def __init__(self, **check: Any) -> None:
+        backend = MemoryBackend()
+        assert backend.records is not None
+        self.messaging = MessagingAbstraction(backend.records, backend.bus)
+        self.pool = BalancedPool("billing", [Member(Upstream(f"http://{name}:80"), name) for name in "abc"])
+        self.marks = HealthMarks(lambda: [self.pool], lambda: self.messaging, emit=lambda kind, attributes: None)
+        self.messaging.watch("health", self.marks.live.heard, ready=self.marks.live.ready)
+        self.messaging.read_at_once()
+        self.marks.checks(self.pool)
+        self.bad: dict[str, str] = {}
+        self.checker = Checker(self.pool, HealthCheck(**check), self.ask, self.marks)
+
+    async def ask(self, upstream: Upstream, check: HealthCheck) -> str:
+        return self.bad.get(upstream.origin.host, "")
+
+    def ill(self) -> set[str]:
+        return {each.name for each in self.pool.snapshot().instances if each.state == "unhealthy"}
+
+    async def looks(self, *bad: str) -> set[str]:
+        self.bad = dict.fromkeys(bad, "ill")
+        await self.checker.look()
+        return self.ill()
+
+
+async def test_answers_count_in_a_row() -> None:
+    it = Checked(unhealthy=3, healthy=2)
+    assert [await it.looks("a") for _ in range(2)] == [set(), set()]
+    assert await it.looks() == set()
+    assert [await it.looks("a") for _ in range(3)] == [set(), set(), {"a"}]
+    assert [await it.looks(), await it.looks("a"), await it.looks(), await it.looks()] == [{"a"}, {"a"}, {"a"}, set()]
+
+
+async def test_one_that_is_gone_has_no_mark_and_what_can_not_be_told_is_told_later() -> None:
+    it = Checked(unhealthy=1)
+    plain = it.messaging.publish
+
+    async def away(*arguments: Any, **settings: Any) -> int:
+        raise StoreUnavailable("away")
+
+    it.messaging.publish = away  # type: ignore[method-assign]
+    assert await it.looks("a", "b") == set()
+    it.messaging.publish = plain  # type: ignore[method-assign]
+    assert await it.looks("a", "b") == {"a", "b"}
+    it.pool.change([Member(Upstream("http://b:80"), "b")])
+    assert await it.looks("b") == {"b"}
+    assert dict(it.marks.of(it.pool)) == {"b": "ill"}
+
+
+async def test_a_check_is_a_record_and_back_and_refused_where_it_can_not_be() -> None:
+    to = Service("billing", dns="http://billing:80", check=HealthCheck("/up", interval=1.0))
+    record = destination_record(to)
+    assert record == {"service": "billing", "dns": "http://billing:80", "check": {"path": "/up", "interval": 1.0}}
+    assert destination_from(record) == to
+    refused: list[dict[str, Any]] = [
+        {"path": "health"},
+        {"path": "/a b"},
+        {"interval": 0},
+        {"deadline": "1"},
+        {"healthy": 0},
+        {"unhealthy": True},
+    ]
+    for settings in refused:
+        with pytest.raises(ConfigurationError):
+            HealthCheck(**settings)
+    with pytest.raises(ConfigurationError):
+        destination_from({"service": "billing", "check": {"every": 3}})
+    wrong: Any = "/health"
+    with pytest.raises(ConfigurationError, match="HealthCheck"):
+        Service("billing", check=wrong)
