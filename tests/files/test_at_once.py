@@ -143,3 +143,29 @@ async def check_lasting(house: FileState, tiers: dict[str, tuple[Any, Any]]) -> 
         if tier in ("delayed", "immediate"):
             assert held is not None
         assert held is None or held.value == value
+
+
+@pytest.mark.redis_server
+async def test_what_comes_down_while_it_is_archived_says_nothing_that_is_not_so(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The archive was asked for while the item waited to be judged, and ends after that."""
+    settings: dict[str, Any] = {
+        "promotion": PromotionSettings(),
+        "hooks": [lambda item, verdict: verdict.at_most("cache", "a test")],
+    }
+    async with file_state(redis_server.url, *local(tmp_path), **settings) as house:
+        item = await house.state.put("order", "7", {"total": 7})
+        create: Any = house.stores.objects.create
+
+        async def flushes_first(*args: Any, **kwargs: Any) -> Any:
+            await house.flush()
+            return await create(*args, **kwargs)
+
+        house.stores.objects.create = flushes_first  # type: ignore[method-assign]
+        await house.files.archive("order", "7")
+        held = await house.state.get("order", "7", consistency="strong")
+        assert held is not None
+        store: Any = house.stores.state
+        await store._link.ask("FLUSHALL")
+        await check_lasting(house, {"7": (item.value, held.tier)})

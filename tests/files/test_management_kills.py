@@ -54,7 +54,9 @@ WRITE = ("state.write", "documents.store")
 FIND = ("metadata.load", "objects.read")
 CASES = {
     "promote": Case("promote", ("order", "1"), (*READ, *KEEP)),
-    "archive": Case("archive", ("order", "1"), (*READ, *KEEP, "documents.reshape", "state.reshape", *KEEP[:2])),
+    "archive": Case(
+        "archive", ("order", "1"), (*READ, *KEEP, "documents.store", "documents.reshape", "state.reshape", *KEEP[:2])
+    ),
     "snapshot": Case("snapshot", ("order",), TAKE_LARGE),
     "backup": Case("backup", (["order", "cart"],), (*TAKE_LARGE, *TAKE, *KEEP)),
     "restore-item": Case(

@@ -186,9 +186,11 @@ class StateWriter:
 
     async def reshape(self, item: Item, value: str) -> bool:
         """Let this value stand in place of an item's, which says the same, where the item is still at its version.
-        Gives whether it is. One round trip to each store: the documents first, as what the backend has may be lost."""
+        Gives whether it is. Two round trips to the documents, then one to the backend, as what that has may be lost."""
         shaped, kept = item._replace(value=value), False
         if self._documents is not None and item.tier != "cache":
+            # While it waited to be judged it was not there, and by now it may have come down without getting there.
+            await self._documents.store((shaped,))
             (kept,) = await self._documents.reshape((shaped,))
         (there,) = await answered(self._store.reshape((shaped,)))
         self._reader.wrote(item.key)
