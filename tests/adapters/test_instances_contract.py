@@ -214,6 +214,25 @@ async def test_a_list_that_lost_a_key_begins_anew_with_the_next_heartbeat(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "row", [b"", b"7", b"7 nan 1 http://x {}", b"7 1000 1 http://x {", b"7 1000 1 \xff {}", b"7 1000 one http://x 5"]
+)
+async def test_a_row_of_another_shape_is_left_out_and_the_others_stay(
+    backends: list[RedisBackend], row: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a newer version, or of somebody who writes there by hand."""
+    backend, store = backends[0], backends[0].instances
+    await registered(store, instance("a"))
+    await registered(store, instance("b"))
+    await backend.link.ask("HSET", keys_of(backend)[1], "a", row)
+    assert await names(store) == ["b"]
+    assert backend.link.up
+    assert "can't be read" in caplog.text
+    assert await registered(store, instance("a"))
+    assert await names(store) == ["a", "b"]
+
+
+@pytest.mark.asyncio
 async def test_a_heartbeat_and_a_look_at_what_has_not_changed_are_one_small_command_each(
     backends: list[RedisBackend], redis_server: RedisServer
 ) -> None:

@@ -220,6 +220,35 @@ def test_shares_of_the_ring_go_by_weight() -> None:
     assert 1_350 <= found["a"] <= 1_650
 
 
+@pytest.mark.parametrize("heaviest", [2, 5, 10])
+def test_keys_of_others_stay_when_the_heaviest_instance_goes_or_comes(heaviest: int) -> None:
+    bench = Bench(NAMES, weights={"c": heaviest}, policy="hash")
+    before = owners(bench, KEYS)
+    bench.pool.change(members(NAMES.replace("c", "")))
+    after = owners(bench, KEYS)
+    assert {key for key in KEYS if before[key] != after[key]} == {key for key in KEYS if before[key] == "c"}
+    bench.pool.change(members(NAMES, c=heaviest))
+    assert owners(bench, KEYS) == before
+
+
+def test_a_weight_that_changes_moves_keys_of_that_instance_or_to_it_and_no_others() -> None:
+    bench = Bench(NAMES, policy="hash")
+    before = owners(bench, KEYS)
+    for weight in (3, 2, 7, 1):
+        bench.pool.change(members(NAMES, c=weight))
+        after = owners(bench, KEYS)
+        assert all("c" in (before[key], after[key]) for key in KEYS if before[key] != after[key])
+        before = after
+
+
+def test_a_ring_is_the_same_whatever_was_there_before() -> None:
+    bench = Bench(NAMES, policy="hash")
+    for names, weights in (("abc", {}), ("abcxyz", {"x": 400, "y": 90}), ("bx", {"x": 3}), (NAMES, {"b": 3, "h": 9})):
+        bench.pool.change(members(names, **weights))
+        fresh = Bench(names, weights=weights, policy="hash")
+        assert owners(bench, KEYS) == owners(fresh, KEYS)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=120), weights)
 def test_no_instance_is_above_its_bound_of_what_is_in_flight(steps: list[tuple[int, bool]], given: list[int]) -> None:
     bench = weighted(given, policy="hash", bound=1.25)

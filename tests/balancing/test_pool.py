@@ -6,15 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.balancing.pools import Bench, member, members
-from traffic_cop_middleware.abstractions.balancing.attempts import Attempt, Nobody
-from traffic_cop_middleware.abstractions.balancing.instances import Instance
+from traffic_cop_middleware.abstractions.balancing.attempts import Nobody
 from traffic_cop_middleware.abstractions.balancing.outcomes import FAILURES, Outcome, outcome_of
-from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.errors import (
@@ -373,95 +368,3 @@ def test_a_slow_upload_says_nothing_of_the_instance() -> None:
     attempt.answered()
     attempt.ended()
     assert bench.pool["a"].latency(bench.clock()) < 0.01
-
-
-# All of it at once
-
-NAMES = "abcdef"
-names = st.sampled_from(NAMES)
-outcomes = st.sampled_from(list(Outcome))
-
-
-class PoolMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order, what the roster and the pool promise holds."""
-
-    policy = "peak-ewma"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bench = Bench(NAMES, policy=self.policy, slow_start=5.0, most_in_flight=3, consecutive_failures=2)
-        self.under_way: list[Attempt] = []
-
-    @property
-    def pool(self) -> BalancedPool:
-        return self.bench.pool
-
-    def here(self, name: str) -> bool:
-        return any(each.name == name for each in self.pool.snapshot().instances)
-
-    @rule(tried=st.sets(names, max_size=3), key=st.one_of(st.none(), names))
-    def request(self, tried: set[str], key: str | None) -> None:
-        gone = [self.pool[name] for name in tried if self.here(name)]
-        found = self.pool.pick(gone, None if key is None else BalancingKey(key))
-        snapshot = self.pool.snapshot()
-        if isinstance(found, Instance):
-            states = {each.name: each.state for each in snapshot.instances}
-            assert found not in gone
-            assert states[found.name] in ("serving", "starting") or (snapshot.panic and states[found.name] == "ejected")
-            self.under_way.append(self.pool.began(found))
-        else:
-            open_ones = [each for each in snapshot.instances if each.chosen_from and each.name not in tried]
-            assert all(each.in_flight >= 3 for each in open_ones)
-
-    @rule(at=st.integers(0, 50), outcome=outcomes, head=st.booleans())
-    def end(self, at: int, outcome: Outcome, head: bool) -> None:
-        if self.under_way:
-            attempt = self.under_way.pop(at % len(self.under_way))
-            if head:
-                attempt.answered()
-            attempt.ended(outcome)
-
-    @rule(name=names, healthy=st.booleans())
-    def mark(self, name: str, healthy: bool) -> None:
-        if self.here(name):
-            self.pool.mark(name, healthy=healthy)
-
-    @rule(name=names, drain=st.booleans())
-    def drain(self, name: str, drain: bool) -> None:
-        if self.here(name):
-            if drain:
-                self.pool.drain(name)
-            else:
-                self.pool.resume(name)
-
-    @rule(kept=st.sets(names, min_size=1), weight=st.integers(0, 3))
-    def change(self, kept: set[str], weight: int) -> None:
-        self.pool.change(members("".join(sorted(kept)), a=weight))
-
-    @rule(seconds=st.sampled_from([0.01, 1.0, 7.0, 30.0]))
-    def wait(self, seconds: float) -> None:
-        self.bench.clock.advance(seconds)
-
-    @invariant()
-    def what_is_promised(self) -> None:
-        snapshot = self.pool.snapshot()
-        fit = [each for each in snapshot.instances if each.state not in ("draining", "unhealthy") and each.share]
-        kept_away = [each for each in fit if not each.chosen_from]
-        assert all(each.state == "ejected" for each in kept_away)
-        assert len(kept_away) <= len(fit) / 2
-        assert not any(each.chosen_from for each in snapshot.instances if each not in fit)
-        here = [attempt for attempt in self.under_way if not attempt.instance.removed]
-        assert Counter(attempt.instance.name for attempt in here) == Counter(
-            {each.name: each.in_flight for each in snapshot.instances if each.in_flight}
-        )
-        assert all(each.in_flight <= 3 for each in snapshot.instances)
-        assert all(0 <= each.weight <= each.share for each in snapshot.instances)
-        assert snapshot.in_flight == len(here)
-
-
-@pytest.mark.parametrize("policy", ["peak-ewma", "least-requests", "weighted", "hash"])
-def test_whatever_happens_the_promises_hold(policy: str) -> None:
-    machine = type("Machine", (PoolMachine,), {"policy": policy})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine, settings=hypothesis_settings(max_examples=100, stateful_step_count=50, deadline=None)
-    )

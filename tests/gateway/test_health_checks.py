@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 
@@ -21,6 +23,9 @@ from traffic_cop_middleware.abstractions.destinations import destination_from, d
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.composition.checking import Checking
+from traffic_cop_middleware.composition.gateway import open_transport
+from traffic_cop_middleware.contracts import Lease
 from traffic_cop_middleware.errors import StoreUnavailable
 
 __all__ = ["backend"]
@@ -135,16 +140,20 @@ class Checked:
         self.messaging.read_at_once()
         self.marks.checks(self.pool)
         self.bad: dict[str, str] = {}
+        self.reason = "ill"
+        self.breaks = ""
         self.checker = Checker(self.pool, HealthCheck(**check), self.ask, self.marks)
 
     async def ask(self, upstream: Upstream, check: HealthCheck) -> str:
+        if upstream.origin.host == self.breaks:
+            raise ZeroDivisionError
         return self.bad.get(upstream.origin.host, "")
 
     def ill(self) -> set[str]:
         return {each.name for each in self.pool.snapshot().instances if each.state == "unhealthy"}
 
     async def looks(self, *bad: str) -> set[str]:
-        self.bad = dict.fromkeys(bad, "ill")
+        self.bad = dict.fromkeys(bad, self.reason)
         await self.checker.look()
         return self.ill()
 
@@ -171,6 +180,77 @@ async def test_one_that_is_gone_has_no_mark_and_what_can_not_be_told_is_told_lat
     it.pool.change([Member(Upstream("http://b:80"), "b")])
     assert await it.looks("b") == {"b"}
     assert dict(it.marks.of(it.pool)) == {"b": "ill"}
+
+
+async def test_answers_of_an_earlier_term_are_in_no_row_with_later_ones() -> None:
+    it = Checked(unhealthy=3)
+    assert [await it.looks("a") for _ in range(2)] == [set(), set()]
+    it.bad = {"a": "ill"}
+    with anyio.move_on_after(0):
+        await it.checker.run(Lease("health:billing", "one", 1, 5.0))
+    assert it.ill() == set(), "others checked meanwhile, and found it well"
+
+
+async def test_so_many_ill_ones_that_no_record_holds_why_are_told_all_the_same() -> None:
+    it = Checked(unhealthy=1)
+    names = [f"instance-with-a-long-name-{at:0>4}" for at in range(1_000)]
+    it.pool.change([Member(Upstream(f"http://{name}:80"), name) for name in names])
+    it.reason = "its check failed: " + "x" * 500
+    assert await it.looks(*names) == set(names)
+    version = it.messaging.version("health")
+    assert await it.looks(*names) == set(names)
+    assert it.messaging.version("health") == version, "nothing new to tell"
+    assert await it.looks() == set(names)
+    assert await it.looks() == set()
+
+
+async def test_what_an_instance_says_is_told_as_plain_text() -> None:
+    it = Checked(unhealthy=1)
+    it.reason = "its check failed: \udc80\x1b[2J\r\nok"
+    assert await it.looks("a") == {"a"}
+    assert it.pool.snapshot().instances[0].reason == "its check failed: ??[2J??ok"
+
+
+async def test_an_error_of_our_own_says_nothing_of_an_instance_and_stops_no_other_check(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    it = Checked(unhealthy=1)
+    it.breaks = "b"
+    assert await it.looks("a", "b") == {"a"}
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_answer_without_an_end_is_read_no_further_than_it_takes() -> None:
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+                sent += 65_536
+                await writer.drain()
+        writer.close()
+
+    transport = open_transport()
+    checking = Checking(lambda: transport, lambda: None, Checked().marks)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await checking.ask(Upstream(f"http://127.0.0.1:{port}"), HealthCheck(deadline=3.0)) == ""
+        await transport.close()
+    assert sent < 16 * 1024 * 1024
+
+
+async def test_a_service_with_the_longest_name_is_checked() -> None:
+    async with patients(1) as [ill]:
+        ill.status = 500
+        name, backend = "s" * 128, f"memory://checks-{next(NUMBERS)}"
+        to = Service(name, check=HealthCheck(interval=0.05, unhealthy=1))
+        one = Worker(backend, to=to)
+        async with Registration(name, url=ill.url, instance="a", backend=backend), started(one.app):
+            await poll(lambda: one.states() == {"a": "unhealthy"})
 
 
 async def test_a_check_is_a_record_and_back_and_refused_where_it_can_not_be() -> None:

@@ -138,3 +138,31 @@ async def test_a_farewell_that_nobody_takes_ends_all_the_same(
     monkeypatch.setattr(announcing, "PATIENCE", 0.01)
     await asyncio.wait_for(announcer.withdraw(), 30)
     assert await names(registry) == ["a"]
+
+
+@pytest.mark.asyncio
+async def test_while_a_heartbeat_is_under_way_it_is_announced_still(registry: Counting) -> None:
+    announcer = Announcer(registry, None, instance("a"))
+    await announcer.beat()
+    seen: list[bool] = []
+    plain = registry.register
+
+    async def slowly(told: Instance, *, holder: str) -> bool:
+        seen.append(announcer.announced)
+        return await plain(told, holder=holder)
+
+    registry.register = slowly  # type: ignore[method-assign]
+    await announcer.beat()
+    assert seen == [True]
+    registry.away = True
+    await announcer.beat()
+    assert not announcer.announced
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_stays_is_logged_once(registry: Counting, caplog: pytest.LogCaptureFixture) -> None:
+    announcer = Announcer(registry, None, instance("a"))
+    registry.broken = True
+    for _ in range(5):
+        await announcer.beat()
+    assert caplog.text.count("could not be announced") == 1

@@ -138,7 +138,12 @@ async def test_it_is_withdrawn_also_when_the_block_is_cancelled(redis_server: Re
         ({"metadata": {"a": 1}}, "metadata="),
         ({"metadata": ["a"]}, "Registration"),
         ({"metadata": {"a": "x" * 2_000}}, "bytes of metadata"),
+        ({"metadata": {f"k{at}": "" for at in range(70)}}, "at most 64 names"),
+        ({"metadata": 5}, "metadata="),
+        ({"url": "http://user:secret @host"}, "Upstream"),
+        ({"url": "http://user:se/secret@host"}, "Upstream"),
         ({"service": "a{b"}, "a service's name"),
+        ({"instance": "a\x1b[2Jb"}, "printable"),
         ({"instance": ""}, "an instance's name"),
         ({"namespace": "a b"}, "namespace"),
         ({"deadline": 0}, "deadline"),
@@ -153,6 +158,16 @@ def test_what_cant_be_used_is_refused_when_it_is_written(settings: dict[str, Any
         with pytest.raises(ConfigurationError, match=said) as caught:
             make(used["service"], **{name: value for name, value in used.items() if name != "service"})
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.asyncio
+async def test_a_change_that_cant_be_used_is_refused_and_changes_nothing() -> None:
+    registration = Registration("billing", url=URL, backend="memory://")
+    changes: list[dict[str, Any]] = [{"metadata": 5}, {"metadata": "ab"}, {"weight": -1}]
+    for change in changes:
+        with pytest.raises(ConfigurationError):
+            await registration.change(**change)
+    assert (registration.instance.weight, registration.instance.metadata) == (1, {})
 
 
 def test_a_backend_that_is_older_than_the_registry_is_refused() -> None:

@@ -309,3 +309,17 @@ async def test_a_listener_that_fails_is_logged_and_hears_the_next_change(
     await watch.look()
     assert told == [0, 1]
     assert caplog.text.count("a listener failed on that") == 2
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_stays_is_logged_once(caplog: pytest.LogCaptureFixture, fake_clock: FakeClock) -> None:
+    registry = Registry(fake_clock)
+
+    async def broken(service: str, *, since: int = 0) -> None:
+        registry.reads += 1
+        raise ZeroDivisionError("a driver's own error")
+
+    registry.read = broken  # type: ignore[method-assign,assignment]
+    async with running(ServiceWatch(registry, None, SERVICE, lambda found: None, period=0.01)):
+        await poll(lambda: registry.reads > 5)
+    assert caplog.text.count("could not be looked at") == 1

@@ -9,6 +9,7 @@ packet is no reason. While the records can't be written the last marks go on.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -24,7 +25,10 @@ from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts import Lease
+from traffic_cop_middleware.contracts.records import MOST_VALUE
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
+
+log = logging.getLogger("traffic_cop")
 
 HEALTH = "health"
 """The kind of these records."""
@@ -110,9 +114,10 @@ class HealthMarks:
         if before is None:
             return
         marks = self._checked[pool] = self.of(pool)
-        for name in {*before, *marks}:
-            with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
-                pool.mark(name, healthy=name not in marks, reason=marks.get(name, "it answers its checks"))
+        with pool.together():
+            for name in {*before, *marks}:
+                with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
+                    pool.mark(name, healthy=name not in marks, reason=marks.get(name, "it answers its checks"))
 
     def of(self, pool: BalancedPool) -> Mapping[str, str]:
         """Why who is unhealthy."""
@@ -138,6 +143,23 @@ def _marks_from(record: object) -> Mapping[str, str]:
     return dict(record)
 
 
+def fitting(marks: Mapping[str, str]) -> Mapping[str, str]:
+    """Marks as one record holds them, the same for the same ones: where they are many their reasons are shorter, and
+    where even the names are too many the last of them are left out."""
+    found = {name: marks[name] for name in sorted(marks)}
+    for longest in (50, 0):
+        if len(dumps(found).encode()) > MOST_VALUE:
+            found = {name: reason[:longest] for name, reason in found.items()}
+    while len(dumps(found).encode()) > MOST_VALUE:
+        found = dict(list(found.items())[: len(found) * 9 // 10])
+    return found
+
+
+def plain(reason: str) -> str:
+    """A reason, in which an instance may have had a say, as text that may be shown and stored."""
+    return "".join(each if each.isprintable() else "?" for each in reason[:MOST_REASON])
+
+
 Ask = Callable[[Upstream, HealthCheck], Awaitable[str]]
 """Asks an instance; gives why its answer is bad, or "" for a good one."""
 
@@ -154,7 +176,8 @@ class Checker:
         """By instance: good answers in a row, or bad ones as a number below 0."""
 
     async def run(self, lease: Lease) -> NoReturn:
-        """Ask every `interval` seconds, give or take a tenth, until cancelled."""
+        """Ask every `interval` seconds, give or take a tenth, until cancelled. Rows of an earlier term don't go on."""
+        self._rows = {}
         while True:
             await self.look()
             await anyio.sleep(self._check.interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
@@ -167,7 +190,10 @@ class Checker:
 
         async def ask(name: str, upstream: Upstream) -> None:
             async with room:
-                found[name] = (await self._ask(upstream, self._check))[:MOST_REASON]
+                try:
+                    found[name] = plain(await self._ask(upstream, self._check))
+                except Exception:  # ours, so it says nothing of the instance
+                    log.exception("%s of %s could not be asked for its health", name, self._pool.name)
 
         async with anyio.create_task_group() as tasks:
             for name, upstream in upstreams.items():
@@ -182,6 +208,6 @@ class Checker:
             elif rows[name] >= self._check.healthy:
                 marks.pop(name, None)
         self._rows = rows
-        if marks != known:
+        if (fit := fitting(marks)) != known:
             with contextlib.suppress(StoreError):  # the backend has told of its loss; the next look tells it again
-                await self._marks.tell(self._pool, marks)
+                await self._marks.tell(self._pool, fit)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
-from math import ceil
+from math import ceil, sqrt
 from random import Random
 
 from traffic_cop_middleware.abstractions.balancing.two_choices import P2c
 from traffic_cop_middleware.contracts.balancing import BalancingKey, Candidate
 
 POINTS = 128
-"""Points on the ring of the instance with the largest share: shares come out within 9 % (one standard deviation)."""
+"""Points on the ring for each unit of share (`_unit`): shares come out within some 9 % (one standard deviation)."""
+STEP = 4.0
+"""Times its size, from one unit of share to the next larger one."""
 DIGEST = 64
 """Bytes of one hash, cut into eight points."""
 BOUND = 1.25
@@ -28,8 +30,9 @@ class ConsistentHash:
     with Bounded Loads, 2016) an instance takes at most `bound` times its share of what is in flight, rounded up, and
     what is above goes on to the next with room. A ring was chosen over Maglev's table (Eisenbud et al., 2016), which
     finds as fast but moves some keys of instances that did not change.
-    Invariants: a key moves only if its instance went or is above its bound, or to an instance that came; of m requests
-    in flight, each candidate has at most ceil(bound * (m + 1) * its share), so long as all are placed by this policy.
+    Invariants: a key moves only if its instance went, weighs less now or is above its bound, or to an instance that
+    came or weighs more now (others move too where the mean weight crosses a step of `_unit`); of m requests in flight,
+    each candidate has at most ceil(bound * (m + 1) * its share), so long as all are placed by this policy.
     All workers agree, since names are hashed and nothing else; the bound is each worker's own. A request without a key
     goes to the less busy of two.
     """
@@ -39,20 +42,27 @@ class ConsistentHash:
         self._without = P2c(random)
         self._points: list[int] = []
         self._owners: list[str] = []
-        self._hashed: dict[str, list[int]] = {}
+        self._ring: list[tuple[int, str]] = []
+        self._counts: dict[str, int] = {}
         self._seen: Sequence[Candidate] | None = None
         self._named: dict[str, Candidate] = {}
         self._total = 1.0
 
     def changed(self, instances: Sequence[Candidate]) -> None:
         """Make the ring of all of them: who is away for a while gets its keys back."""
-        most = max((each.share for each in instances), default=0)
-        shares = {each.name: ceil(POINTS * each.share / most) for each in instances} if most else {}
-        self._hashed = {name: self._hashed.get(name) or _points(name) for name in shares}
-        ring = sorted((point, name) for name, count in shares.items() for point in self._hashed[name][:count])
-        self._points = [point for point, _ in ring]
-        self._owners = [name for _, name in ring]
+        shares = {each.name: each.share for each in instances if each.share > 0}
+        unit = _unit(shares.values())
+        counts = {name: ceil(POINTS * share / unit) for name, share in shares.items()}
+        others = {name for name in {*counts, *self._counts} if counts.get(name) != self._counts.get(name)}
         self._seen = None
+        if not others:
+            return
+        self._counts = counts
+        self._ring = [each for each in self._ring if each[1] not in others]
+        self._ring += sorted((point, name) for name in others for point in _points(name, counts.get(name, 0)))
+        self._ring.sort()  # two runs that are in order already: in proportion to their lengths
+        self._points = [point for point, _ in self._ring]
+        self._owners = [name for _, name in self._ring]
 
     def pick(
         self, candidates: Sequence[Candidate], key: BalancingKey | None, *, now: float, in_flight: int
@@ -74,13 +84,25 @@ class ConsistentHash:
         return min(candidates, key=lambda each: each.in_flight / each.share)
 
 
-def _points(name: str) -> list[int]:
-    """Where an instance stands on the ring."""
+def _unit(shares: Collection[float]) -> float:
+    """The share that has `POINTS` points.
+
+    Were it the largest, all would get other points when that one goes. So it is a power of `STEP`, and stays while
+    the mean share does not pass from below 2.83 units to above, or back.
+    """
+    unit = 1.0
+    while sum(shares) > len(shares) * unit * sqrt(2 * STEP):
+        unit *= STEP
+    return unit
+
+
+def _points(name: str, count: int) -> list[int]:
+    """Where an instance stands on the ring: of few points and many the first are the same."""
     found: list[int] = []
-    for turn in range(POINTS * 8 // DIGEST):
+    for turn in range(ceil(count * 8 / DIGEST)):
         digest = blake2b(f"{turn}\0{name}".encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
         found += (int.from_bytes(digest[at : at + 8], "big") for at in range(0, DIGEST, 8))
-    return found
+    return found[:count]
 
 
 def _hash(text: str) -> int:

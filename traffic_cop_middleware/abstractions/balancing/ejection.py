@@ -69,7 +69,9 @@ class Outliers:
         """
         if outcome not in FAILURES:
             return None
-        if not again:
+        if again:
+            self._roll(instance, now)
+        else:
             self._count(instance, now)
         instance.failures += 1
         instance.streak += 1
@@ -80,7 +82,7 @@ class Outliers:
         if instance.streak >= settings.consecutive_failures:
             many = f"{instance.streak} failures in a row" if instance.streak > 1 else "a failure"
             return f"{many}: {outcome.value}"
-        share, requests = settings.error_share, instance.window_requests
+        share, requests = settings.error_share, max(instance.window_requests, instance.window_failures)
         if share is not None and requests >= settings.request_volume and instance.window_failures >= share * requests:
             return f"{instance.window_failures} of {requests} requests failed: {outcome.value}"
         return None
@@ -101,6 +103,12 @@ class Outliers:
         return seconds
 
     def _count(self, instance: Instance, now: float) -> None:
+        self._roll(instance, now)
+        instance.requests += 1
+        instance.window_requests += 1
+
+    def _roll(self, instance: Instance, now: float) -> None:
+        """Begin a new window where the one before is over."""
         window = int(now / WINDOW)
         if window != self._window:
             self._window, self._good, self._seconds = window, 0, 0.0
@@ -108,5 +116,3 @@ class Outliers:
             instance.window = window
             instance.window_requests = instance.window_failures = instance.window_good = 0
             instance.window_seconds = 0.0
-        instance.requests += 1
-        instance.window_requests += 1

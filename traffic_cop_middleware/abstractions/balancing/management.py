@@ -20,11 +20,14 @@ from traffic_cop_middleware.abstractions.balancing.snapshot import PoolSnapshot
 from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.messaging import MOST_TURNS, MessagingAbstraction
+from traffic_cop_middleware.contracts.records import MOST_VALUE
 from traffic_cop_middleware.errors import ConfigurationError, RecordConflict
 
 BALANCING = "balancing"
 """The kind of these records."""
 DRAINED = "it is being drained"
+MOST_REASON = 200
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +112,13 @@ class LoadBalancingAbstraction:
         With `at` the records must still have that version. Gives their new one. Three round trips.
 
         Raises:
-            ConfigurationError: there is no such pool or instance, or the reason is no text.
+            ConfigurationError: there is no such pool or instance, the reason is no text of at most 200 characters, or
+                so many are drained that their record is full.
             RecordConflict: with `at`, the records have another version.
             StoreUnavailable: the backend is away.
         """
-        if not isinstance(reason, str) or not reason:
-            raise ConfigurationError(f"cop.balancing.drain: reason={reason!r}: why, as text")
+        if not isinstance(reason, str) or not 0 < len(reason) <= MOST_REASON:
+            raise ConfigurationError(f"cop.balancing.drain: reason={reason!r}: why, as text of at most {MOST_REASON}")
         self._known(pool)
         known = {each.name for found in self._named(pool) for each in found.snapshot().instances}
         if instance not in known:
@@ -175,12 +179,13 @@ class LoadBalancingAbstraction:
         if settings != pool.settings:
             pool.configure(settings)
             self._emit("pool.configured", {"pool": pool.name, "by": "code" if said.settings is None else "record"})
-        for name in {*said.draining, *before.draining}:
-            with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
-                if name in said.draining:
-                    pool.drain(name, reason=said.draining[name])
-                else:
-                    pool.resume(name)
+        with pool.together():
+            for name in {*said.draining, *before.draining}:
+                with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
+                    if name in said.draining:
+                        pool.drain(name, reason=said.draining[name])
+                    else:
+                        pool.resume(name)
         self._obeyed[pool] = said
 
     def _swap(self, puts: Mapping[str, PoolOrders | None]) -> None:
@@ -197,6 +202,11 @@ class LoadBalancingAbstraction:
         while True:
             turns -= 1
             record = changed(self.live.values.get(pool, NOTHING_SAID)).record()
+            if len(dumps(record).encode()) > MOST_VALUE:
+                raise ConfigurationError(
+                    f"cop.balancing: one record can't hold all that is being drained of {pool!r}, which is "
+                    f"{len(record['draining'])} instances. Resume those that are gone"
+                )
             try:
                 return await messaging.publish(
                     BALANCING,

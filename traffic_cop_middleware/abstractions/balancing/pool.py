@@ -188,7 +188,11 @@ class BalancedPool(Roster):
         if instance.candidate:
             self._in_flight -= 1
         if self._pending:
-            self._hand_out(self._clock())
+            now = self._clock()
+            if now >= self._next:  # somebody's time is over, and nobody else may ask
+                self._settle(now)
+            else:
+                self._hand_out(now)
 
     def _hand_out(self, now: float) -> None:
         """Give free places to those that wait, in their order."""
@@ -206,10 +210,11 @@ class BalancedPool(Roster):
         now = self._clock()
         before, self.settings = self.settings, settings
         self._outliers.settings = settings
-        self._budget.share, self._budget.floor = settings.retry_share, settings.retry_floor
+        self._budget.configure(share=settings.retry_share, floor=settings.retry_floor)
         for each in self._instances.values():
             each.tau = settings.tau
             each.slow_until = min(each.slow_until, now + settings.slow_start)
+            each.ejected_until = min(each.ejected_until, now + settings.longest_ejection)
         if (before.policy, before.affinity, before.bound) != (settings.policy, settings.affinity, settings.bound):
             self._policy = policy_for(settings, self._random)
             self._policy.changed(tuple(self._instances.values()))

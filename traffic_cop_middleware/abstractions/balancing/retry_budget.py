@@ -26,7 +26,14 @@ class RetryBudget:
         self.floor = floor
         self._at = now
         self._balance = 0.0
-        self._least = max(1.0, floor) if floor else 0.0
+        self._least = _most(floor)
+
+    def configure(self, *, share: float, floor: float) -> None:
+        """Go by another share and floor at once: what those before would still allow is no more than these do."""
+        self.share, self.floor = share, floor
+        self._least = min(self._least, _most(floor))
+        if not share:
+            self._balance = min(self._balance, 0.0)
 
     def paid_in(self, now: float) -> None:
         """A request came."""
@@ -53,4 +60,9 @@ class RetryBudget:
             self._at = now
             self._balance *= exp(-passed / MEMORY)
             if self.floor:
-                self._least = min(max(1.0, self.floor), self._least + passed * self.floor)
+                self._least = min(_most(self.floor), self._least + passed * self.floor)
+
+
+def _most(floor: float) -> float:
+    """Retries that the floor saves up: those of a second, one at least."""
+    return max(1.0, floor) if floor else 0.0

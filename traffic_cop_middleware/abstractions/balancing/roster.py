@@ -12,7 +12,8 @@ somebody looked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from statistics import median
 from typing import Any
@@ -44,6 +45,8 @@ class Roster:
         self._in_flight = 0
         self._panic = False
         self._next = inf  # when a fact's time is over
+        self._together = False
+        self._due = False  # facts have changed, and the candidates were not drawn yet
 
     def __getitem__(self, name: str) -> Instance:
         found = self._instances.get(name)
@@ -53,6 +56,18 @@ class Roster:
 
     def __len__(self) -> int:
         return len(self._instances)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several marks, drains and resumes at once: the candidates, whose number is the cost, are drawn at the end."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            if self._due:
+                self._due = False
+                self._settle(self._clock())
 
     def mark(self, name: str, *, healthy: bool, reason: str = "") -> None:
         """What active checks found. Who is healthy again starts slowly, and its past failures are forgotten.
@@ -66,11 +81,12 @@ class Roster:
             instance.unhealthy = reason or "its checks fail"
             if new:
                 self._tell("unhealthy", instance, reason=instance.unhealthy)
+                self._said(now)
         elif instance.unhealthy is not None:
             instance.unhealthy = None
             self._start_anew(instance, now)
             self._tell("healthy", instance, reason=reason)
-        self._settle(now)
+            self._said(now)
 
     def drain(self, name: str, *, reason: str = "it is being drained") -> None:
         """Send no new requests; those in flight end as they would.
@@ -79,10 +95,11 @@ class Roster:
             LookupError: there is no instance of this name.
         """
         instance = self[name]
-        if instance.draining is None:
-            self._tell("draining", instance, reason=reason)
+        new = instance.draining is None
         instance.draining = reason
-        self._settle(self._clock())
+        if new:
+            self._tell("draining", instance, reason=reason)
+            self._said(self._clock())
 
     def resume(self, name: str) -> None:
         """Send requests again, slowly at first; past failures are forgotten.
@@ -95,13 +112,12 @@ class Roster:
             instance.draining = None
             self._start_anew(instance, now)
             self._tell("resumed", instance, reason="")
-        self._settle(now)
+            self._said(now)
 
     def change(self, members: Iterable[Member]) -> None:
         """These are the instances now. Who was there (by name and URL) keeps its state; who is new starts slowly.
 
         Where all are new they don't: nobody is there that could take more meanwhile.
-
 
         Raises:
             ConfigurationError: two have one name, or there are too many; nothing was changed then.
@@ -136,6 +152,13 @@ class Roster:
         for instance in new:
             self._tell("added", instance, reason="")
         self._settle(now)
+
+    def _said(self, now: float) -> None:
+        """A fact has changed."""
+        if self._together:
+            self._due = True
+        else:
+            self._settle(now)
 
     def _start_anew(self, instance: Instance, now: float) -> None:
         instance.ejected_until, instance.ejections, instance.streak = 0.0, 0, 0
