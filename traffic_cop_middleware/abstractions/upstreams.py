@@ -95,13 +95,15 @@ class Upstream:
 
 def _parts(url: object) -> tuple[str, str, int, str]:
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
-        raise ConfigurationError(f"Upstream({url!r}): a URL such as 'http://billing:8080'")
+        raise ConfigurationError(f"Upstream({_shown(url)!r}): a URL such as 'http://billing:8080'")
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise ConfigurationError("Upstream: a URL with a user or password; set an Authorization header on the route")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
+        if "@" in url:  # a password with "/" in it, which the error would show
+            raise ConfigurationError(f"Upstream({_shown(url)!r}): a URL such as 'http://billing:8080'") from None
         raise ConfigurationError(f"Upstream({url!r}): {exc}") from exc
     host = parts.hostname
     if parts.scheme not in PORTS or not host:
@@ -113,6 +115,11 @@ def _parts(url: object) -> tuple[str, str, int, str]:
     if parts.query or parts.fragment:
         raise ConfigurationError(f"Upstream({url!r}): a URL without query and fragment")
     return parts.scheme, host, port or PORTS[parts.scheme], parts.path.rstrip("/")
+
+
+def _shown(url: object) -> object:
+    """What is said of a URL that can't be used: whatever may be a password in it is left out."""
+    return "…@" + url.rpartition("@")[2] if isinstance(url, str) and "@" in url else url
 
 
 def _is_host(host: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol, Self, cast, runtime_checkable
 
 import anyio
 
+from traffic_cop_middleware.abstractions.balancing.instances import Member
 from traffic_cop_middleware.abstractions.registry.announcing import Announcer
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
@@ -66,11 +67,9 @@ class Registration:
         namespace: str = "tc",
         deadline: float = DEADLINE,
     ) -> None:
-        Upstream(url, weight)
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise ConfigurationError(f"Registration: metadata={metadata!r}: texts by name, as in {{'zone': 'a'}}")
+        upstream = Upstream(url, weight)
         name = url.partition("://")[2].rstrip("/") if instance is None else instance
-        self._instance = _checked(Instance(service, name, url, weight, dict(metadata or {}), ttl))
+        self._instance = _checked(Instance(service, name, upstream.url, weight, _words(metadata or {}), ttl))
         self._settings = BackendSettings(backend=backend, namespace=namespace, deadline=deadline)
         if isinstance(backend, str):
             opener(backend)(backend, namespace=namespace, deadline=deadline, notify=lambda event: None)
@@ -100,7 +99,7 @@ class Registration:
         before = self._instance
         changed = before._replace(
             weight=before.weight if weight is None else weight,
-            metadata=before.metadata if metadata is None else dict(metadata),
+            metadata=before.metadata if metadata is None else _words(metadata),
         )
         self._instance = _checked(changed)
         if self._announcer is not None:
@@ -201,11 +200,19 @@ def registered(
     return around
 
 
+def _words(metadata: object) -> Mapping[str, str]:
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"Registration: metadata={metadata!r}: texts by name, as in {{'zone': 'a'}}")
+    return dict(metadata)
+
+
 def _checked(instance: Instance) -> Instance:
+    """It, if a store takes it and a pool does."""
     try:
         check_instance(instance, "nobody yet")
     except (AttributeError, TypeError, ValueError) as exc:
         raise ConfigurationError(f"Registration: {exc}") from exc
+    Member(Upstream(instance.url, instance.weight), instance.name, metadata=instance.metadata)
     return instance
 
 

@@ -69,20 +69,21 @@ class Announcer:
     async def beat(self) -> bool:
         """One heartbeat; whether it was taken. Tells once that it was not, and once that it is again."""
         instance = self.instance
-        self.announced = False
+        taken = False
         try:
             await self.announce()
         except StoreError as exc:
             if not self._lost:
                 log.warning("%s of %s is not announced at present: %s", instance.name, instance.service, exc)
         except Exception:  # nobody else would go on with it
-            log.exception("%s of %s could not be announced; it is tried again", instance.name, instance.service)
+            if not self._lost:
+                log.exception("%s of %s could not be announced; it is tried again", instance.name, instance.service)
         else:
-            self.announced = True
+            taken = True
             if self._lost:
                 log.warning("%s of %s is announced again", instance.name, instance.service)
-        self._lost = not self.announced
-        return self.announced
+        self.announced, self._lost = taken, not taken
+        return taken
 
     async def withdraw(self) -> None:
         """Say farewell, also when cancelled, for up to two seconds. Where that fails it runs out by itself."""

@@ -87,7 +87,8 @@ class InstanceWatch(ABC):
                 log.warning("the instances of %s stay as they were known: %s", self.service, exc)
             self._failing = True
         except Exception:  # nobody else would go on with it
-            log.exception("the instances of %s could not be looked at; they stay as they were known", self.service)
+            if not self._failing:
+                log.exception("the instances of %s could not be looked at; they stay as they were known", self.service)
             self._failing = True
         else:
             if self._failing:

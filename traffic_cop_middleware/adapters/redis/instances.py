@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -25,6 +26,8 @@ from traffic_cop_middleware.contracts.registry import (
     metadata_text,
 )
 from traffic_cop_middleware.errors import StoreError
+
+log = logging.getLogger("traffic_cop")
 
 INSTANCES = Script("instances.lua")
 INDEX = Script("instances_index.lua")
@@ -93,7 +96,12 @@ def _read(service: str, reply: Sequence[Any] | None) -> Instances | None:
     if reply is None:
         return None
     version, begun, *flat = reply
-    found = [_instance(service, name, row) for name, row in zip(flat[::2], flat[1::2], strict=True)]
+    found: list[Instance] = []
+    for name, row in zip(flat[::2], flat[1::2], strict=True):
+        try:
+            found.append(_instance(service, name, row))
+        except ValueError:  # one row that is not ours is no reason to lose the others, or the link
+            log.warning("what is announced of the instance %r of %s can't be read, and is left out", name, service)
     return Instances(version, begun, sorted(found, key=attrgetter("name")))
 
 
