@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from tests.adapters.load import poll, started
-from tests.gateway.test_services import Worker, announced, backend, services
+from tests.gateway.test_services import Worker, announced, backend
+from tests.middleware.upstreams import services
 from tests.registry.stores import Registry
 from traffic_cop_middleware import BalancingSettings, ConfigurationError, HealthCheck, Service
 from traffic_cop_middleware.abstractions.balancing.outcomes import Outcome
@@ -89,13 +90,15 @@ async def test_no_request_is_refused_while_a_route_gets_other_settings(backend: 
                     asked.append(await worker.status())
 
             asking = [asyncio.create_task(ask()) for _ in range(4)]
-            for policy in ("random", "p2c", "hash", "weighted", "round-robin"):
-                record = {"pattern": "/*", "to": {"service": "billing"}, "balancing": {"policy": policy}}
-                await worker.cop._open("routes").records("routes").publish("routes", {"all": json.dumps(record)})
-                count = len(asked)
-                await poll(lambda count=count: len(asked) > count + 20)  # type: ignore[misc]
-            ends.set()
-            await asyncio.gather(*asking)
+            try:
+                for policy in ("random", "p2c", "hash", "weighted", "round-robin"):
+                    record = {"pattern": "/*", "to": {"service": "billing"}, "balancing": {"policy": policy}}
+                    await worker.cop._open("routes").records("routes").publish("routes", {"all": json.dumps(record)})
+                    count = len(asked)
+                    await poll(lambda count=count: len(asked) > count + 20)  # type: ignore[misc]
+            finally:
+                ends.set()
+                await asyncio.gather(*asking)
             assert set(asked) == {200}
             assert worker.cop.balancing.pools()[0].policy == "round-robin"
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from hashlib import blake2b
 
 from traffic_cop_middleware.abstractions.balancing.checks import Checker, HealthCheck, HealthMarks
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.contracts import Backend
+from traffic_cop_middleware.contracts.leases import MOST_LEASE_NAME
 from traffic_cop_middleware.contracts.transport import Deadlines, Outgoing, Transport
 from traffic_cop_middleware.errors import ConfigurationError, UpstreamError
 
 LEASE = 5.0
 """Seconds of the lease of whoever checks a pool: who is killed is followed after that."""
+
+
+MOST_BODY = 64 * 1024
+"""Bytes that are read of an answer; where there are more its connection is closed."""
+
+
+def _lease_of(pool: BalancedPool) -> str:
+    """The lease's name; with a digest where a pool's own name is longer than that may be."""
+    name = f"health:{pool.name}"
+    if len(name.encode("utf-8", "surrogatepass")) <= MOST_LEASE_NAME:
+        return name
+    return "health:" + blake2b(pool.name.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
 class Checking:
@@ -41,7 +55,7 @@ class Checking:
                 "redis:// or memory://, or leave check out"
             )
         self.marks.checks(pool)
-        return Leader(leases, f"health:{pool.name}", Checker(pool, check, self.ask, self.marks).run, ttl=LEASE)
+        return Leader(leases, _lease_of(pool), Checker(pool, check, self.ask, self.marks).run, ttl=LEASE)
 
     async def ask(self, upstream: Upstream, check: HealthCheck) -> str:
         """Ask an instance; gives why its answer is bad, or "" for a good one."""
@@ -57,8 +71,11 @@ class Checking:
                 incoming = await self._transport().send(upstream.origin, request, deadlines=deadlines)
                 try:
                     status = incoming.status
-                    async for _ in incoming.chunks():  # read to its end, the connection can be used again
-                        pass
+                    left = MOST_BODY
+                    async for chunk in incoming.chunks():  # read to its end, the connection can be used again
+                        left -= len(chunk)
+                        if left < 0:
+                            break
                 finally:
                     incoming.close()
         except TimeoutError:

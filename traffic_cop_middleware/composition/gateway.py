@@ -100,6 +100,7 @@ class Gateway:
         """
         standing = {name: route or self._own.get(name) for name, route in puts.items()}
         table = self.table.changed(standing)
+        _refuse_two_places(table)
         live = self._live.get(loop) if (loop := _loop_or_none()) is not None else None
         if live is not None:  # first: a service that can't be watched leaves all as it was
             live.keep(services_of(table))
@@ -196,14 +197,24 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections of the running event loop, and forget what it knows of instances."""
-        if (loop := _loop_or_none()) is not None:
-            self._pools.pop(loop, None)
-            if (live := self._live.pop(loop, None)) is not None:
-                await live.close()
-        if self._transports:
-            transport = self._transports.pop(asyncio.get_running_loop(), None)
-            if transport is not None:
-                await transport.close()
+        if (loop := _loop_or_none()) is None:
+            return
+        self._pools.pop(loop, None)
+        if (live := self._live.pop(loop, None)) is not None:
+            await live.close()
+        if (transport := self._transports.pop(loop, None)) is not None:
+            await transport.close()
+
+
+def _refuse_two_places(table: GatewayTable) -> None:
+    """See that a name leads to one service: its pools are known, drained and checked by it."""
+    places: dict[str, str | None] = {}
+    for service, _ in services_of(table):
+        if places.setdefault(service.name, service.dns) != service.dns:
+            raise ConfigurationError(
+                f"Service({service.name!r}): another route leads to a service of that name, with another dns=. Give "
+                "one of them another name"
+            )
 
 
 def services_of(table: GatewayTable) -> Iterator[tuple[Service, BalancingSettings]]:

@@ -80,11 +80,18 @@ class LivePools:
         else:
             live.watch = DnsWatch(self._resolver, service.dns, live.heard, service=service.name, clock=self._clock)
         self._changed(pool, None)
+        self._tell_what_is_known(live, service)
         runs = [live.watch.run]
         if service.check is not None and self._checker is not None:
             runs.append(self._checker(pool, service.check).run)
         live.tasks = [asyncio.get_running_loop().create_task(run()) for run in runs]
         return live
+
+    def _tell_what_is_known(self, live: Live, service: Service) -> None:
+        """Begin with what another pool of the service knows: its requests come before the watch has an answer."""
+        for (other, _), known in self._live.items():
+            if (other.name, other.dns) == (service.name, service.dns) and known.watch.instances and not len(live.pool):
+                live.heard(known.watch.instances)
 
     def registry(self, service: Service) -> tuple[Backend, InstanceStore]:
         """Where a service's instances are announced.
@@ -113,13 +120,27 @@ class LivePools:
     def keep(self, services: Iterable[Wanted]) -> None:
         """Have pools of these services, with their settings, and no others.
 
+        A pool whose service is wanted with other settings goes on with them: who is ejected stays so, and what is under
+        way counts.
+
         Raises:
             ConfigurationError: as in `pool`; then nothing has ended.
         """
         wanted = set(services)
-        for service, settings in wanted:
-            self.pool(service, settings)
-        for gone in self._live.keys() - wanted:
+        going = self._live.keys() - wanted
+        handed_on: dict[Wanted, Wanted] = {}
+        for service, settings in wanted - self._live.keys():
+            before = next((each for each in going if each[0] == service), None)
+            if before is None:
+                self.pool(service, settings)
+            else:
+                going.discard(before)
+                handed_on[before] = (service, settings)
+        for before, (service, settings) in handed_on.items():
+            live = self._live[service, settings] = self._live.pop(before)
+            live.pool.configure(settings)
+            self._changed(live.pool, settings)
+        for gone in going:
             for task in self._live.pop(gone).tasks:
                 task.cancel()
 
