@@ -35,12 +35,27 @@ class Running:
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    async def terminate(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self._process.terminate()
+        async with asyncio.timeout(30):
+            await self._process.wait()
+
+    async def tell(self, line: str) -> bytes:
+        """What it answers to a line."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        async with asyncio.timeout(30):
+            return await self._process.stdout.readline()
+
 
 @contextlib.asynccontextmanager
-async def instance() -> AsyncIterator[Running]:
+async def instance(module: str = "tests.gateway.instance", *arguments: str) -> AsyncIterator[Running]:
     """An instance's process, ended at the end."""
-    command = (sys.executable, "-m", "tests.gateway.instance")
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    command = (sys.executable, "-m", module, *arguments)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=2**24)
     try:
         assert process.stdout is not None
         async with asyncio.timeout(30):
@@ -49,7 +64,7 @@ async def instance() -> AsyncIterator[Running]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        await process.communicate()
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -43,7 +43,8 @@ class Registration:
 
     Cops on the same `backend` and `namespace` send it requests within a second. It is announced for `ttl` seconds at a
     time, again after a third of that, and withdrawn at the end; a process that dies is gone after its `ttl`. While the
-    backend is away it goes on trying, and tells so once in the log; entering waits a second for it and no longer.
+    backend is away it goes on trying, and tells so once in the log; entering waits a second for it and no longer. For a
+    deploy that loses no request, leave it a second before the server stops: then nobody is on the way to it.
 
     `instance` is its name among the service's others, by default the URL without its scheme: so the workers of one
     server are one instance, which lives while one of them does. `weight` is its share of the requests (0: none),

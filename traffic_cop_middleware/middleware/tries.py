@@ -31,8 +31,8 @@ TOO_LATE = answer_with(
 class Tries:
     """One request's attempts, one after the other: `next` for the first and after each that found no connection.
 
-    An instance is asked once, but for `retry(same=True)`. Whoever makes this calls `ended` in a `finally`.
-    `timed` as in `BalancedPool.began`.
+    An instance is asked once, but for `retry(same=True)`; as many may be out of reach as the pool says. Whoever makes
+    this calls `ended` in a `finally`. `timed` as in `BalancedPool.began`.
     """
 
     def __init__(self, pool: BalancedPool, key: BalancingKey | None = None, *, timed: bool = True) -> None:
@@ -40,6 +40,8 @@ class Tries:
         self._key = key
         self._timed = timed
         self._tried: list[Instance] = []
+        self._unreached = 0
+        self._most = pool.most_unreached
         self._attempt: Attempt | None = None
         total = pool.settings.total_deadline
         self.cut = False
@@ -53,6 +55,11 @@ class Tries:
         """
         if self._until is not None and monotonic() >= self._until:
             return TOO_LATE
+        if self._tried:
+            self._unreached += 1
+            self._most = max(self._most, self._pool.most_unreached)  # the pool's falls while others find out the same
+            if self._unreached >= self._most:
+                return UNREACHABLE
         found = self._pool.pick(self._tried, self._key)
         if isinstance(found, Instance):
             return self._begin(found)

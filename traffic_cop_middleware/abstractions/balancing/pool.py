@@ -78,6 +78,8 @@ class BalancedPool(Roster):
         if tried:
             gone = tried if len(tried) < MANY else frozenset(tried)
             candidates = tuple(each for each in candidates if each not in gone)
+            if self._panic:  # a first choice may be an ejected one; who has been at one had better go elsewhere
+                candidates = self._not_ejected(candidates) or candidates
         if not candidates:
             return self._why(tried)
         most = self.settings.most_in_flight
@@ -91,6 +93,11 @@ class BalancedPool(Roster):
         if not candidates:
             return Nobody.FULL
         return cast("Instance", self._policy.pick(candidates, key, now=now, in_flight=self._in_flight))
+
+    def _not_ejected(self, candidates: Collection[Instance]) -> tuple[Instance, ...]:
+        """Those of them that are not ejected and have room."""
+        most = self.settings.most_in_flight
+        return tuple(each for each in candidates if not each.ejected_until and (most is None or each.in_flight < most))
 
     def _why(self, tried: Collection[Instance]) -> Nobody:
         if self._candidates:

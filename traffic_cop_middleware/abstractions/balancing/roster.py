@@ -27,6 +27,8 @@ from traffic_cop_middleware.errors import ConfigurationError
 SLOW_STEPS = 20
 """In so many steps an instance that starts slowly gets its full share."""
 ROUNDING = 1e-9
+SMALL, FEW = 10, 3
+"""Instances: so many a request may fail to reach in any pool; and so many where all are known to be out."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -44,6 +46,10 @@ class Roster:
         self._candidates: tuple[Instance, ...] = ()
         self._in_flight = 0
         self._panic = False
+        self.most_unreached = FEW
+        """Instances that one request may fail to reach: half of them and one more, so that it gets through while at
+        most half are dead; in a small pool all. But where most are out, those that are not and one more, or a few: or
+        each request would knock at a whole dead pool, whatever its size. Each failure brings an ejection nearer."""
         self._next = inf  # when a fact's time is over
         self._together = False
         self._due = False  # facts have changed, and the candidates were not drawn yet
@@ -200,6 +206,7 @@ class Roster:
                 self._next = min(self._next, now + slow / SLOW_STEPS, each.slow_until)
         panic = out > int(len(able) * self.settings.most_ejected + ROUNDING)
         self._candidates = tuple(able if panic else [each for each in able if not each.ejected_until])
+        self.most_unreached = max(FEW, 1 + min(len(able) - out, max(SMALL, len(able) // 2)))
         self._in_flight = 0
         for each in self._candidates:
             each.candidate = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
@@ -51,6 +52,18 @@ class Link(ResponseHandler):
         if exc is not None and payload is not None and not payload.is_eof():
             # aiohttp tells of an error in the middle of a body who waits for a head, and nobody does.
             payload.set_exception(exc)
+
+    def stirs(self) -> bool:
+        """Whether something came, its end for one, that the event loop has not read yet. One system call."""
+        transport = self.transport
+        socket = None if transport is None else transport.get_extra_info("socket")
+        if socket is None or (descriptor := socket.fileno()) < 0:
+            return True
+        if not hasattr(select, "poll"):
+            return bool(select.select([descriptor], [], [], 0)[0])
+        polled = select.poll()
+        polled.register(descriptor, select.POLLIN)
+        return bool(polled.poll(0))
 
     def rests(self) -> bool:
         """Whether it stands between two messages: not in the middle of one that nobody asked for."""

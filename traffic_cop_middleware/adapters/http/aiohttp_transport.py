@@ -33,6 +33,9 @@ from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, Upstrea
 AUTOMATIC = ("accept", "accept-encoding", "content-type", "user-agent")
 """What aiohttp would add by itself."""
 
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that can be asked again where a kept connection turns out to be closed. For the others it is looked at first:
+on a busy event loop an end may lie unread for long."""
 MOST_ORIGINS = 1024
 """Upstreams whose place in the pool is kept at hand."""
 
@@ -72,16 +75,21 @@ class AiohttpTransport:
         connector, place = self._open().connector, self._place(origin)
         if not isinstance(connector, Connector):
             raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the gateway is closed")
-        try:
-            connection = await connector.connect(place, [], _timeout(deadlines))
-        except TimeoutError as exc:
-            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: no connection in time") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: {exc.__cause__ or exc}") from exc
-        link = connection.protocol
-        if not isinstance(link, Link):
+        while True:
+            try:
+                connection = await connector.connect(place, [], _timeout(deadlines))
+            except TimeoutError as exc:
+                raise UpstreamUnreachable(f"{_name(origin)} can't be reached: no connection in time") from exc
+            except (aiohttp.ClientError, OSError) as exc:
+                raise UpstreamUnreachable(f"{_name(origin)} can't be reached: {exc.__cause__ or exc}") from exc
+            link = connection.protocol
+            if not isinstance(link, Link):
+                connection.close()
+                raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the connection is closed")
+            if not link.used or request.method in SAFE or not link.stirs():
+                break
+            link.abort()
             connection.close()
-            raise UpstreamUnreachable(f"{_name(origin)} can't be reached: the connection is closed")
         response = Response(connection, link, origin, deadlines)
         try:
             await response.ask(request)
