@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import exp
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.balancing.pools import Bench
-from traffic_cop_middleware.abstractions.balancing.retry_budget import RetryBudget
+from traffic_cop_middleware.abstractions.balancing.retry_budget import MEMORY, RetryBudget
 
 steps = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.sampled_from([0.0, 0.1, 1.0, 30.0])), max_size=60)
 
@@ -52,6 +54,17 @@ def test_calm_hours_do_not_pay_for_a_storm() -> None:
             budget.paid_in(float(second))
     assert 15 <= budget.left(1_000.0) <= 25
     assert budget.left(1_100.0) < 0.01
+
+
+@given(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=200))
+def test_a_payment_loses_a_hundredth_at_most_by_fading_in_steps(waits: list[float]) -> None:
+    budget = RetryBudget(share=0.2, floor=0.0, now=0.0)
+    now, exact = 0.0, 0.0
+    for wait in waits:
+        now += wait
+        exact = exact * exp(-wait / MEMORY) + 0.2
+        budget.paid_in(now)
+    assert 0.99 * exact - 1e-9 <= budget.left(now) <= exact + 1e-9
 
 
 def test_nothing_paid_in_nothing_left() -> None:

@@ -166,6 +166,12 @@ def test_a_choice_between_two_bad_ones_is_made_anew() -> None:
     assert found["a"] + found["b"] < 20_000 / 28 / 8  # one draw in 28 is of those two
 
 
+def test_of_two_of_whom_nothing_is_known_each_gets_its_weight() -> None:
+    bench = Bench("ab", weights={"a": 3})
+    drawn = Counter(bench.pick().name for _ in range(4_000))
+    assert drawn["a"] == pytest.approx(3_000, abs=150)
+
+
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=8), st.integers(0, 99))
 def test_two_that_are_drawn_are_two(given: list[int], seed: int) -> None:
     bench = weighted(given)

@@ -102,9 +102,13 @@ class ClientBody:
     def close(self) -> None:
         """The exchange is over."""
         self._exchange = None
-        for waiting in (self._soon, self._watcher, self._ahead):
-            if waiting is not None:
-                waiting.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._ahead is not None:
+            self._ahead.cancel()
 
     async def left(self) -> bool:
         """Whether the client is gone, as far as the server knows by now. For an exchange that has failed."""

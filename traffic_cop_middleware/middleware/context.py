@@ -31,7 +31,7 @@ class TrafficContext:
     """
 
     __slots__ = (
-        *("_client", "_client_address", "_headers", "_request_id", "_traceparent"),
+        *("_client", "_client_address", "_headers", "_other_ids", "_request_id", "_traceparent"),
         *("api_key", "decision", "gateway_route", "gateway_routes", "peer", "route", "session"),
     )
 
@@ -44,6 +44,7 @@ class TrafficContext:
         self.peer: tuple[str, int] | None = scope.get("client")
         self._client_address = client_address
         self._client: str | None = None
+        self._request_id = self._other_ids = self._traceparent = ""
         self.route: Matched = UNMATCHED
         self.decision: Decision | None = None
         self.session: RequestSession | None = None
@@ -72,12 +73,14 @@ class TrafficContext:
     @property
     def request_id(self) -> str:
         """The `X-Request-ID` that came, if it is a short plain word, else a new one: 32 hexadecimal digits."""
-        try:
-            return self._request_id
-        except AttributeError:
+        if not self._request_id:
             given = self._header(b"x-request-id")
-            self._request_id: str = given.decode() if given and REQUEST_ID.fullmatch(given) else urandom(16).hex()
-            return self._request_id
+            if given and REQUEST_ID.fullmatch(given):
+                self._request_id = given.decode()
+            else:
+                made = urandom(40).hex()  # one call for the other ids too: the call is what costs
+                self._request_id, self._other_ids = made[:32], made[32:]
+        return self._request_id
 
     @property
     def traceparent(self) -> str:
@@ -85,16 +88,14 @@ class TrafficContext:
 
         See W3C Trace Context, section 3.2; version "ff" is invalid there.
         """
-        try:
-            return self._traceparent
-        except AttributeError:
+        if not self._traceparent:
             given = self._header(b"traceparent")
             if given and TRACEPARENT.fullmatch(given) and not given.startswith(b"ff"):
-                self._traceparent: str = given.decode()
+                self._traceparent = given.decode()
             else:
-                made = urandom(24).hex()  # one call for both ids: the call is what costs
+                made = self._other_ids or urandom(24).hex()
                 self._traceparent = f"00-{made[:32]}-{made[32:]}-00"
-            return self._traceparent
+        return self._traceparent
 
     def _header(self, name: bytes) -> bytes:
         for key, value in self._headers:  # a generator would cost as much again

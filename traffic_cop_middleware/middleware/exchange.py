@@ -202,7 +202,7 @@ class Exchange:
         """
         repeatable = scope["method"] in REPEATABLE and body.ended
         settings = forwarding.pool.settings
-        found = await tries.next()
+        found = tries.next() or await tries.wait()
         while isinstance(found, Instance):
             upstream = found.upstream
             told["upstream"] = upstream.name
@@ -225,7 +225,7 @@ class Exchange:
                 if left:
                     raise ClientGone from exc
                 if isinstance(exc, UpstreamUnreachable):
-                    found = await tries.next()
+                    found = tries.next() or await tries.wait()
                     continue
                 late = isinstance(exc, UpstreamTimeout)
                 stale = isinstance(exc, UpstreamBroken) and exc.stale
@@ -304,7 +304,7 @@ def outgoing(scope: Scope, forwarding: Forwarding, upstream: Upstream, body: Cli
     """
     policy = forwarding.policy
     method: str = scope.get("method", "GET")
-    if not method.isascii() or method.encode().translate(None, TOKEN):
+    if method not in REPEATABLE and (not method.isascii() or method.encode().translate(None, TOKEN)):
         raise MalformedRequest("its method is none")
     version = scope.get("http_version", "1.1")
     fields = request_fields(

@@ -124,7 +124,7 @@ class SocketExchange:
         self, scope: Scope, forwarding: Forwarding, tries: Tries, told: dict[str, Any]
     ) -> UpstreamSocket | Denial:
         """A socket to the first instance that can be reached; what the client is answered where there is none."""
-        found = await tries.next()
+        found = tries.next() or await tries.wait()
         while isinstance(found, Instance):
             upstream = found.upstream
             told["upstream"] = upstream.name
@@ -161,7 +161,7 @@ class SocketExchange:
                 tries.ended(outcome_of(exc))
                 if not isinstance(exc, UpstreamUnreachable):
                     return _own(TOO_LATE if isinstance(exc, UpstreamTimeout) else BAD_GATEWAY)
-                found = await tries.next()
+                found = tries.next() or await tries.wait()
             else:
                 tries.answered(Outcome.OK)
                 return socket

@@ -32,8 +32,11 @@ class Tries:
     """One request's attempts, one after the other: `next` for the first and after each that found no connection.
 
     An instance is asked once, but for `retry(same=True)`; as many may be out of reach as the pool says. Whoever makes
-    this calls `ended` in a `finally`. `timed` as in `BalancedPool.began`.
+    this calls `ended` in a `finally`. `timed` as in `BalancedPool.began`. What nearly always is known at once is no
+    coroutine: on each request that would cost as much as the choice.
     """
+
+    __slots__ = ("_attempt", "_key", "_most", "_pool", "_timed", "_tried", "_unreached", "_until", "cut")
 
     def __init__(self, pool: BalancedPool, key: BalancingKey | None = None, *, timed: bool = True) -> None:
         self._pool = pool
@@ -43,15 +46,16 @@ class Tries:
         self._unreached = 0
         self._most = pool.most_unreached
         self._attempt: Attempt | None = None
-        total = pool.settings.total_deadline
         self.cut = False
         """Whether the last attempt ended because its time was over."""
+        total = pool.settings.total_deadline
         self._until = None if total is None else monotonic() + total
 
-    async def next(self) -> Instance | Answer:
+    def next(self) -> Instance | Answer | None:
         """The instance that is asked next; the answer for the client where there is none.
 
-        Where all are full it waits in line. The attempt has begun when this returns.
+        `None` where that is not known at once, for all are full: `tries.next() or await tries.wait()`. The attempt has
+        begun when this returns an instance.
         """
         if self._until is not None and monotonic() >= self._until:
             return TOO_LATE
@@ -62,10 +66,8 @@ class Tries:
                 return UNREACHABLE
         found = self._pool.pick(self._tried, self._key)
         if isinstance(found, Instance):
-            return self._begin(found)
-        if found is Nobody.FULL:
-            return await self._wait()
-        return UNREACHABLE
+            return self._take(self._pool.began(found, timed=self._timed))
+        return None if found is Nobody.FULL else UNREACHABLE
 
     def retry(self, *, same: bool = False) -> Instance | None:
         """Another instance for a request that one may have seen, if there is one and the retry budget allows it.
@@ -81,10 +83,10 @@ class Tries:
             found = last if most is None or last.in_flight < most else Nobody.FULL
         if not isinstance(found, Instance) or not self._pool.may_retry():
             return None
-        return self._begin(found)
+        return self._take(self._pool.began(found, timed=self._timed))
 
-    async def within(self, asked: Awaitable[T]) -> T:
-        """What `asked` gives, in the time that an attempt has.
+    def within(self, asked: Awaitable[T]) -> Awaitable[T]:
+        """What `asked` gives, in the time that an attempt has: `asked` itself where that has no end.
 
         Raises:
             UpstreamTimeout: it took longer.
@@ -93,8 +95,9 @@ class Tries:
         if self._until is not None:
             left = max(0.0, self._until - monotonic())
             seconds = left if seconds is None else min(seconds, left)
-        if seconds is None:
-            return await asked
+        return asked if seconds is None else self._cut_after(seconds, asked)
+
+    async def _cut_after(self, seconds: float, asked: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(seconds):
                 return await asked
@@ -112,18 +115,17 @@ class Tries:
         if self._attempt is not None:
             self._attempt.ended(outcome)
 
-    def _begin(self, instance: Instance) -> Instance:
-        return self._take(self._pool.began(instance, timed=self._timed))
-
     def _take(self, attempt: Attempt) -> Instance:
         before, self._attempt = self._attempt, attempt
-        self.cut = False
         if before is not None:
+            self.cut = False
             before.ended(Outcome.CANCELLED)
-        self._tried.append(attempt.instance)
-        return attempt.instance
+        instance = attempt.instance
+        self._tried.append(instance)
+        return instance
 
-    async def _wait(self) -> Instance | Answer:
+    async def wait(self) -> Instance | Answer:
+        """Stand in line for an instance, where all are full; the answer for the client where there is none in time."""
         woken = asyncio.Event()
         pending = self._pool.wait(woken.set, self._tried, self._key, timed=self._timed)
         if pending is None:

@@ -37,12 +37,14 @@ class Attempt:
 
     __slots__ = ("_judge", "before", "began", "done", "instance", "timed", "verdict")
 
+    before: int
+    """The instance's failures in a row before the answer; set with that."""
+
     def __init__(self, judge: Judge, instance: Instance, began: float, *, timed: bool) -> None:
         self._judge = judge
         self.instance = instance
         self.began = began
         self.timed = timed
-        self.before = 0
         self.verdict: Outcome | None = None
         self.done = False
 

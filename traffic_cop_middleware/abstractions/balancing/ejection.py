@@ -29,7 +29,7 @@ class Outliers:
     def __init__(self, settings: BalancingSettings) -> None:
         self.settings = settings
         self._mean = 0.0
-        self._window = -1
+        self._window_ends = 0.0
         self._good = 0
         self._seconds = 0.0
 
@@ -41,17 +41,22 @@ class Outliers:
 
     def good(self, instance: Instance, seconds: float | None, now: float) -> str | None:
         """Take in a good answer; the reason to put the instance out, if that is one."""
-        self._count(instance, now)
+        if now >= instance.window_ends:
+            self._open(instance, now)
+        instance.requests += 1
         instance.streak = 0
         if seconds is None:
             return None
         self._mean += (seconds - self._mean) * (LEARN if self._mean else 1.0)
+        factor = self.settings.latency_factor
+        if factor is None:
+            return None
+        least = self.settings.request_volume
         instance.window_good += 1
         instance.window_seconds += seconds
         self._good += 1
         self._seconds += seconds
-        factor, least = self.settings.latency_factor, self.settings.request_volume
-        if factor is None or instance.window_good < least or now < instance.ejected_until:
+        if instance.window_good < least or now < instance.ejected_until:
             return None
         others = self._good - instance.window_good
         if others < least:
@@ -69,10 +74,10 @@ class Outliers:
         """
         if outcome not in FAILURES:
             return None
-        if again:
-            self._roll(instance, now)
-        else:
-            self._count(instance, now)
+        if now >= instance.window_ends:
+            self._open(instance, now)
+        if not again:
+            instance.requests += 1
         instance.failures += 1
         instance.streak += 1
         instance.window_failures += 1
@@ -82,7 +87,8 @@ class Outliers:
         if instance.streak >= settings.consecutive_failures:
             many = f"{instance.streak} failures in a row" if instance.streak > 1 else "a failure"
             return f"{many}: {outcome.value}"
-        share, requests = settings.error_share, max(instance.window_requests, instance.window_failures)
+        share = settings.error_share
+        requests = max(instance.requests - instance.window_first, instance.window_failures)
         if share is not None and requests >= settings.request_volume and instance.window_failures >= share * requests:
             return f"{instance.window_failures} of {requests} requests failed: {outcome.value}"
         return None
@@ -96,23 +102,18 @@ class Outliers:
         instance.ejected_until = now + seconds
         instance.ejected_for = reason
         instance.streak = settings.consecutive_failures - 1  # on probation when it comes back
-        if instance.window == self._window:
+        if instance.window_ends == self._window_ends:
             self._good -= instance.window_good
             self._seconds -= instance.window_seconds
-        instance.window = -1
+        instance.window_ends = 0.0
         return seconds
 
-    def _count(self, instance: Instance, now: float) -> None:
-        self._roll(instance, now)
-        instance.requests += 1
-        instance.window_requests += 1
-
-    def _roll(self, instance: Instance, now: float) -> None:
-        """Begin a new window where the one before is over."""
-        window = int(now / WINDOW)
-        if window != self._window:
-            self._window, self._good, self._seconds = window, 0, 0.0
-        if window != instance.window:
-            instance.window = window
-            instance.window_requests = instance.window_failures = instance.window_good = 0
-            instance.window_seconds = 0.0
+    def _open(self, instance: Instance, now: float) -> None:
+        """A window begins for an instance; for the pool with the first of them."""
+        ends = (now // WINDOW + 1) * WINDOW
+        if ends != self._window_ends:
+            self._window_ends, self._good, self._seconds = ends, 0, 0.0
+        instance.window_ends = ends
+        instance.window_first = instance.requests
+        instance.window_failures = instance.window_good = 0
+        instance.window_seconds = 0.0

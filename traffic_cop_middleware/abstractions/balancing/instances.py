@@ -56,7 +56,7 @@ class Instance(PeakLatency):
     __slots__ = (
         *("candidate", "draining", "ejected_for", "ejected_until", "ejections", "failures", "healthy_since"),
         *("in_flight", "metadata", "name", "removed", "requests", "share", "slow_until", "streak", "unhealthy"),
-        *("upstream", "weight", "window", "window_failures", "window_good", "window_requests", "window_seconds"),
+        *("upstream", "weight", "window_ends", "window_failures", "window_first", "window_good", "window_seconds"),
     )
 
     def __init__(self, member: Member, *, tau: float, latency: float, now: float) -> None:
@@ -81,8 +81,8 @@ class Instance(PeakLatency):
         self.streak = 0
         self.requests = 0
         self.failures = 0
-        self.window = -1
-        self.window_requests = self.window_failures = self.window_good = 0
+        self.window_ends = 0.0
+        self.window_first = self.window_failures = self.window_good = 0
         self.window_seconds = 0.0
 
     def state(self, now: float) -> State:

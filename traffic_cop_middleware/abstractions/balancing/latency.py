@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, log
 
 FEW = 1 - 1 / 16
 """What an old figure counts at most beside a new answer: after some dozens of answers it is all theirs."""
+SOON = -log(FEW)
+"""Times tau, before which the old figure would count more than that."""
 
 
 class PeakLatency:
@@ -40,20 +42,26 @@ class PeakLatency:
             self._since = now
         self.owed += 1
 
-    def answered(self, now: float) -> None:
-        """An answer came; if more are owed, they have been since now at the latest."""
-        self.owed -= 1
-        self._since = now
+    def took(self, seconds: float, now: float, *, owed: bool = False) -> None:
+        """An answer, or what counts as one, took so long.
+
+        `owed`: it is one that was asked for; if more are owed, they have been since now at the latest.
+        """
+        if owed:
+            self.owed -= 1
+            self._since = now
+        more = self._figure - seconds
+        if more > 0:
+            passed = now - self._at
+            more *= FEW if passed < self.tau * SOON else exp(-passed / self.tau)
+            self._figure = seconds + more
+        else:
+            self._figure = seconds
+        self._at = now
 
     def given_up(self) -> None:
         """Nobody waits for the answer any more, which says nothing of the others that are owed."""
         self.owed -= 1
-
-    def took(self, seconds: float, now: float) -> None:
-        """An answer, or what counts as one, took so long."""
-        kept = min(exp((self._at - now) / self.tau), FEW)
-        self._figure = max(seconds, self._figure * kept + seconds * (1.0 - kept))
-        self._at = now
 
     def took_at_least(self, seconds: float, now: float) -> None:
         """An answer that nobody waited for to its end would have taken longer than this."""

@@ -27,16 +27,21 @@ class Outcome(Enum):
     CANCELLED = "cancelled"
     """No verdict: the client left, or the connection was closed before the instance saw the request."""
 
+    __hash__ = object.__hash__  # by identity, as members are compared: an Enum's own is Python code, on every request
+
+
+OK = Outcome.OK
+"""For what runs on every request: up to Python 3.11 each look at a member by its name is a descriptor's call."""
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.UNREACHABLE, Outcome.TIMEOUT, Outcome.BROKEN})
 
 
 def outcome_of(answer: int | UpstreamError) -> Outcome:
     """The outcome of an answer with this status, or of an attempt that ended in this error."""
-    if isinstance(answer, UpstreamRefused):
-        answer = answer.status
     if isinstance(answer, int):
-        return Outcome.FAILED if answer >= 500 and answer not in ABOUT_THE_REQUEST else Outcome.OK
+        return OK if answer < 500 or answer in ABOUT_THE_REQUEST else Outcome.FAILED
+    if isinstance(answer, UpstreamRefused):
+        return outcome_of(answer.status)
     if isinstance(answer, UpstreamUnreachable):
         return Outcome.UNREACHABLE
     if isinstance(answer, UpstreamTimeout):

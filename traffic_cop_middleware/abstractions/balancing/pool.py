@@ -16,7 +16,7 @@ from typing import cast
 from traffic_cop_middleware.abstractions.balancing.attempts import Attempt, Nobody, Pending
 from traffic_cop_middleware.abstractions.balancing.choosing import policy_for
 from traffic_cop_middleware.abstractions.balancing.instances import Instance, Member
-from traffic_cop_middleware.abstractions.balancing.outcomes import FAILURES, Outcome
+from traffic_cop_middleware.abstractions.balancing.outcomes import FAILURES, OK, Outcome
 from traffic_cop_middleware.abstractions.balancing.retry_budget import RetryBudget
 from traffic_cop_middleware.abstractions.balancing.roster import Emit, Roster
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
@@ -71,6 +71,11 @@ class BalancedPool(Roster):
             self._settle(now)
         if not tried:
             self._budget.paid_in(now)
+            candidates = self._candidates
+            if candidates and self.settings.most_in_flight is None:
+                # Most requests end here. It is one of ours, for the candidates are; a `cast` would be a call.
+                found = self._policy.pick(candidates, key, now=now, in_flight=self._in_flight)
+                return found  # type: ignore[return-value]  # noqa: RET504 - of two lines, for the length of one
         return self._choose(tried, key, now)
 
     def _choose(self, tried: Collection[Instance], key: BalancingKey | None, now: float) -> Instance | Nobody:
@@ -157,20 +162,23 @@ class BalancedPool(Roster):
         attempt.before = instance.streak
         passed = now - attempt.began if seconds is None else seconds
         reason: str | None = None
-        if outcome in FAILURES:
-            if attempt.timed and outcome is not Outcome.TIMEOUT:
-                instance.answered(now)
-            elif attempt.timed:
-                instance.given_up()
-            instance.took(self._outliers.price(passed if attempt.timed else 0.0), now)
-            reason = self._outliers.bad(instance, outcome, now)
-        elif outcome is Outcome.OK:
+        if outcome is OK:
             if attempt.timed:
-                instance.answered(now)
-                instance.took(passed, now)
-            reason = self._outliers.good(instance, passed if attempt.timed else None, now)
+                instance.took(passed, now, owed=True)
+                reason = self._outliers.good(instance, passed, now)
+            else:
+                reason = self._outliers.good(instance, None, now)
             if reason is None and self._panic and now < instance.ejected_until:
                 self._readmit(instance, now, "it answers well")
+        elif outcome in FAILURES:
+            price = self._outliers.price(passed if attempt.timed else 0.0)
+            if attempt.timed and outcome is not Outcome.TIMEOUT:
+                instance.took(price, now, owed=True)
+            else:
+                if attempt.timed:
+                    instance.given_up()
+                instance.took(price, now)
+            reason = self._outliers.bad(instance, outcome, now)
         elif attempt.timed:
             instance.given_up()
             instance.took_at_least(passed, now)
@@ -183,7 +191,7 @@ class BalancedPool(Roster):
         if attempt.verdict is None:
             attempt.verdict = outcome
             self.answered(attempt, outcome, None)
-        elif outcome in FAILURES and attempt.verdict is Outcome.OK:
+        elif attempt.verdict is OK and outcome in FAILURES:
             # Its head was counted as a good answer, which ended a row of failures that now goes on.
             now = self._clock()
             instance.streak = max(instance.streak, attempt.before)

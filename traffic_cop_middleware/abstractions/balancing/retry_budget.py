@@ -6,6 +6,8 @@ from math import exp
 
 MEMORY = 10.0
 """Seconds after which what was not used of the budget has faded to 1/e."""
+STEP = 0.1
+"""Seconds for which what is paid in fades with what was there before: it loses 1 % at most, for an `exp` less."""
 
 
 class RetryBudget:
@@ -37,7 +39,8 @@ class RetryBudget:
 
     def paid_in(self, now: float) -> None:
         """A request came."""
-        self._pass(now)
+        if now - self._at > STEP:
+            self._pass(now)
         self._balance += self.share
 
     def take(self, now: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from random import Random
 
 from traffic_cop_middleware.abstractions.balancing.sampling import Sampler
@@ -12,6 +13,8 @@ TICK = 1e-6
 """Seconds that any answer takes: where nothing is known, requests in flight decide."""
 FAR = 2.0
 """Times the usual, from which the better of two is bad enough to look at two more."""
+TWICE = (0, 1)
+PAIR = 2
 LEARN = 1 / 64
 """What one choice more counts in what is usual."""
 
@@ -73,25 +76,31 @@ class PeakEwma:
         self, candidates: Sequence[Candidate], key: BalancingKey | None, *, now: float, in_flight: int
     ) -> Candidate:
         """The sooner of two."""
-        if len(candidates) == 1:
+        count = len(candidates)
+        if count == 1:
             return candidates[0]
-        self._sampler.prepare(candidates)
-        found, cost = self._sooner(candidates, now)
-        if cost > self._usual * FAR:
-            other, less = self._sooner(candidates, now)
-            if less < cost:
-                found, cost = other, less
-        self._usual += (cost - self._usual) * LEARN
-        return found
-
-    def _sooner(self, candidates: Sequence[Candidate], now: float) -> tuple[Candidate, float]:
-        """The sooner of two, and what it is to be expected to take."""
         sampler = self._sampler
-        one, other = sampler.draw_two()
-        first, second = candidates[one], candidates[other]
-        before, behind = float(first.in_flight), float(second.in_flight)
-        if not sampler.alike:
-            before *= sampler.mean / first.weight
-            behind *= sampler.mean / second.weight
-        cost, less = (first.latency(now) + TICK) * (before + 1.0), (second.latency(now) + TICK) * (behind + 1.0)
-        return (first, cost) if cost <= less else (second, less)
+        sampler.prepare(candidates)
+        found, least = candidates[0], inf
+        for _ in TWICE:
+            if count == PAIR:
+                first, second = candidates
+            else:
+                one, other = sampler.draw_two()
+                first, second = candidates[one], candidates[other]
+            before: float = first.in_flight
+            behind: float = second.in_flight
+            if not sampler.alike:
+                before *= sampler.mean / first.weight
+                behind *= sampler.mean / second.weight
+            cost, less = (first.latency(now) + TICK) * (before + 1.0), (second.latency(now) + TICK) * (behind + 1.0)
+            if count == PAIR:  # there is nothing to draw but who is the first, and drawing again finds no others
+                return second if less < cost or (less == cost and sampler.draw()) else first
+            if less < cost:
+                first, cost = second, less
+            if cost < least:
+                found, least = first, cost
+            if least <= self._usual * FAR:
+                break
+        self._usual += (least - self._usual) * LEARN
+        return found
