@@ -136,7 +136,7 @@ def affinity() -> tuple[str, Bars]:
     names = [f"http://instance-{at}:8080" for at in range(11)]
     keys = [f"session-{at}" for at in range(SESSIONS)]
     for policy in ("hash", "affinity"):
-        own = {"affinity": True} if policy == "affinity" else {"policy": "hash"}
+        own = {"affinity": "session"} if policy == "affinity" else {"policy": "hash"}
         pool = BalancedPool(
             "sessions", members(names[:10]), BalancingSettings(slow_start=0.0, **own), random=random.Random(1)
         )

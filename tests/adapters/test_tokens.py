@@ -510,3 +510,17 @@ def test_importing_the_package_does_not_load_pyjwt() -> None:
     script = "import sys, traffic_cop_middleware; print('jwt' in sys.modules or 'cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_key_derives_secrets_for_other_purposes_the_same_ones_each_time() -> None:
+    private = private_key("ES256")
+    pem, secret = private_pem(private), "a secret of this test, of 32 bytes or more"
+    for text, algorithm in ((secret, "HS256"), (pem, "ES256")):
+        one, again = Key(text, algorithm=algorithm), Key(text, algorithm=algorithm, kid="another")
+        assert one.derive is not None
+        assert again.derive is not None
+        made = one.derive(b"cookies")
+        assert len(made) == 32
+        assert again.derive(b"cookies") == made != one.derive(b"something else")
+        assert made != one.sign(b"cookies")
+    assert Key(public_pem(private), algorithm="ES256").derive is None

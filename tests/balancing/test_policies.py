@@ -275,7 +275,7 @@ def test_without_a_key_hashing_takes_the_less_busy_of_two() -> None:
 
 
 def test_a_request_goes_to_the_owner_that_it_names() -> None:
-    bench = Bench(NAMES, affinity=True)
+    bench = Bench(NAMES, affinity="session")
     for _ in range(9):
         bench.began("c")
     assert bench.picked(key=BalancingKey("", "c")) == {"c"}

@@ -300,7 +300,7 @@ def test_an_instance_with_all_it_may_have_gets_no_more() -> None:
 
 
 def test_a_session_is_not_split_because_its_owner_is_full() -> None:
-    bench = Bench("ab", most_in_flight=1, affinity=True)
+    bench = Bench("ab", most_in_flight=1, affinity="session")
     key = BalancingKey("", "a")
     bench.pool.began(bench.pick(key=key))
     assert bench.pool.pick(key=key) is Nobody.FULL

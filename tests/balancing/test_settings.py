@@ -23,7 +23,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"policy": "fastest"}, "policy='fastest': one of peak-ewma, p2c"),
     ({"policy": P2c}, "an object with `changed` and `pick`"),
     ({"policy": None}, "policy=None"),
-    ({"affinity": 1}, "affinity=1: True or False"),
+    ({"affinity": True}, "affinity=True: 'session', 'cookie', or None for none"),
+    ({"hash_by": "cookie"}, "hash_by='cookie': 'session', 'client', 'header:' with a header's name"),
+    ({"hash_by": "header:"}, "hash_by='header:'"),
+    ({"hash_by": "attribute:"}, "hash_by='attribute:'"),
+    ({"hash_by": 5}, "hash_by=5"),
     ({"tau": 0}, "tau=0: seconds, from 0.001"),
     ({"tau": True}, "tau=True"),
     ({"ejection": NAN}, "ejection=nan"),
@@ -59,7 +63,8 @@ def test_the_defaults_are_an_empty_record() -> None:
 positive = st.floats(0.001, 299)
 some: dict[str, st.SearchStrategy[Any]] = {
     "policy": st.sampled_from(list(POLICIES)),
-    "affinity": st.booleans(),
+    "affinity": st.sampled_from([None, "session", "cookie"]),
+    "hash_by": st.sampled_from(["session", "client", "header:x-cart", "attribute:shard"]),
     "tau": positive,
     "failure_price": st.floats(0, 1_000),
     "bound": st.floats(1, 10),

@@ -34,7 +34,7 @@ class Wire:
     """The writes of all links: of each the names of its commands, for a script its hash. Heartbeats are left out."""
 
     def __init__(self) -> None:
-        self._writes: list[Write] = []
+        self.writes: list[Write] = []
         self._links: list[Link] = []
 
     def wrap(self, link: Link, transport: Any) -> Any:
@@ -49,9 +49,9 @@ class Wire:
             if not any(beats in word for word in command for beats in HEARTBEATS if isinstance(word, bytes)):
                 names.append((command[1] if command[0] == b"EVALSHA" else command[0]).decode())
         if names:
-            self._writes.append(names)
+            self.writes.append(names)
 
-    async def _still(self) -> None:
+    async def still(self) -> None:
         """Wait until what nobody waited for is out: for some ticks nothing is asked and nothing is open."""
         ticks, end = 0, time.monotonic() + 30
         while ticks < 20:
@@ -63,11 +63,11 @@ class Wire:
     def during(self, client: TestClient, call: Callable[[], Any]) -> list[Write]:
         """What a call writes until its end, and what it leaves to be written after that."""
         assert client.portal is not None
-        client.portal.call(self._still)
-        self._writes.clear()
+        client.portal.call(self.still)
+        self.writes.clear()
         call()
-        client.portal.call(self._still)
-        return list(self._writes)
+        client.portal.call(self.still)
+        return list(self.writes)
 
 
 class Watched:

@@ -20,6 +20,7 @@ class Service:
 
     name: str
     url: str = ""
+    status: int = 200
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -32,7 +33,9 @@ class Service:
                 "body": body.decode(),
             }
         )
-        return web.json_response({"from": self.name}, headers={"X-From": self.name, "X-Traffic-User": "forged"})
+        return web.json_response(
+            {"from": self.name}, status=self.status, headers={"X-From": self.name, "X-Traffic-User": "forged"}
+        )
 
     def header(self, name: str, at: int = -1) -> list[str]:
         """The values of a field of one request."""

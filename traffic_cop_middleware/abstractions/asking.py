@@ -39,6 +39,12 @@ async def aside(ask: Callable[[], Any]) -> None:
         log.debug("not told: %s", exc)
 
 
+def heard(asked: Any) -> None:
+    """This answer may be waited for or not: if not, its failure is no news."""
+    if hasattr(asked, "add_done_callback"):
+        asked.add_done_callback(_heard)
+
+
 def _heard(asked: Any) -> None:
     if not asked.cancelled() and asked.exception() is not None:
         log.debug("not told: %s", asked.exception())

@@ -17,6 +17,7 @@ from typing import Any, overload
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
 from traffic_cop_middleware.abstractions.lazy_mapping import NO_TEXTS, LazyMapping
+from traffic_cop_middleware.abstractions.session_owners import Routes
 from traffic_cop_middleware.abstractions.sessions import (
     COOKIE,
     Identity,
@@ -159,11 +160,12 @@ class Session(LazyMapping):
         texts = self._texts_now()
         again = former.secret and former.owner.subject == subject
         with self._moves():
+            routes = self._house.owners.of(former.key.id)  # asked together with what makes the new one
             identity = await self._house.create(owner, texts, replaces=former.key.id if again else None)
             if former.secret and not again:
                 await self._house.end(former.key, former.owner.kind, "login")
             if former.secret and former.owner.subject in (None, subject):
-                await self._take_along(former, identity)
+                await self._take_along(former, identity, routes)
             self._recorded(texts)
             self._left = self._house.policy.lifetime
             return self._become(identity)
@@ -395,6 +397,7 @@ class Session(LazyMapping):
     async def _regenerate(self, owner: Owner) -> Tokens:
         former = await self._existing()
         with self._moves():
+            routes = self._house.owners.of(former.key.id)
             if owner.subject is None:  # its keys are of its own, so it can't just be renamed
                 identity: Identity | None = await self._house.create(owner, self._texts_now())
                 await self._house.end(former.key, owner.kind, "regenerated")
@@ -404,11 +407,12 @@ class Session(LazyMapping):
             if identity is None:
                 self._vanished(0)
                 raise InvalidToken("this session has ended meanwhile")
-            await self._take_along(former, identity)
+            await self._take_along(former, identity, routes)
             return self._become(identity)
 
-    async def _take_along(self, former: Identity, identity: Identity) -> None:
-        """The session's state goes where the session goes."""
+    async def _take_along(self, former: Identity, identity: Identity, routes: Routes) -> None:
+        """The session's state and owners go where the session goes."""
+        await self._house.owners.take(routes, identity.key.id)
         if self._house.state is not None:
             await self._house.state.house.move_session(former, identity, ttl=self._left)
 

@@ -18,9 +18,11 @@ from traffic_cop_middleware.contracts import (
     SessionRoute,
     SessionRouteStore,
 )
-from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
 log = logging.getLogger("traffic_cop")
+
+MOVE_TRIES = 64
 
 
 class SessionInfo(NamedTuple):
@@ -84,6 +86,7 @@ class SessionManagementAbstraction:
         ended = await answered(self._sessions.store.revoke(tag, keep=keep))
         for id in ended:
             self._sessions.emit("session.revoked", {"session": id, "kind": "user", "reason": "revoked"})
+            await self._sessions.owners.end(id)
         await self._sessions.publish({"tag": tag, "keep": keep})
         await self._sessions.count({"ended.revoked": len(ended)})
         return len(ended)
@@ -107,6 +110,7 @@ class SessionManagementAbstraction:
         expired: Sequence[tuple[SessionKey, str]] = await answered(self._sessions.store.sweep())
         for key, kind in expired:
             self._sessions.emit("session.expired", {"session": key.id, "kind": kind})
+            await self._sessions.owners.end(key.id)
         if expired:
             await self._sessions.count({"ended.expired": len(expired)})
         if self._routes is not None:
@@ -134,6 +138,31 @@ class SessionManagementAbstraction:
                 route.id, service=route.service, instance=instance, version=route.version, ttl=ttl
             )
         )
+
+    async def move(self, id: str, service: str, *, to: str, ttl: float | None = None) -> SessionRoute:
+        """Let another instance own a session, whoever owned it; its next request goes there, if that can take it.
+
+        `ttl`: seconds that the route lasts without use, by default as a session does. Two round trips, and two more for
+        each time that another was faster.
+
+        Raises:
+            StoreError: others were faster 64 times in a row.
+        """
+        store, ttl = self._route_store(), ttl or self._sessions.policy.idle
+        for _ in range(MOVE_TRIES):
+            route = await answered(store.create(id, service=service, instance=to, ttl=ttl))
+            if route.instance == to:
+                return route
+            moved = await answered(store.update(id, service=service, instance=to, version=route.version, ttl=ttl))
+            if moved is not None:
+                told = {"session": id, "service": service, "from": route.instance, "to": to}
+                self._sessions.emit("session.rerouted", {**told, "reason": "it was moved", "recorded": True})
+                return moved
+        raise StoreError(f"move({id!r}, {service!r}): {MOVE_TRIES} others were faster")
+
+    async def routes_of(self, id: str) -> Sequence[SessionRoute]:
+        """Which instances own a session, by service. One round trip."""
+        return await answered(self._route_store().of(id))
 
     async def release(self, id: str, service: str | None = None) -> int:
         """A session has no owner any more, at one service or at all; how many routes there were."""

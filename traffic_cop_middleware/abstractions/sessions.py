@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from traffic_cop_middleware.abstractions.asking import answered, aside, let_go
 from traffic_cop_middleware.abstractions.json_texts import dumps, loads
+from traffic_cop_middleware.abstractions.session_owners import SessionOwners
 from traffic_cop_middleware.abstractions.session_policy import SessionPolicy
 from traffic_cop_middleware.abstractions.subjects import subject_of
 from traffic_cop_middleware.abstractions.verified_tokens import Verified, VerifiedTokens
-from traffic_cop_middleware.contracts import ForeignTokens, Loaded, SessionKey, SessionStore, TokenCodec
+from traffic_cop_middleware.contracts import (
+    ForeignTokens,
+    Loaded,
+    SessionKey,
+    SessionRouteStore,
+    SessionStore,
+    TokenCodec,
+)
 from traffic_cop_middleware.errors import InvalidToken, TooManySessions
 
 if TYPE_CHECKING:
@@ -93,6 +101,7 @@ class SessionAbstraction:
         publish: Publish,
         clock: Callable[[], float],
         foreign: ForeignTokens | None = None,
+        routes: SessionRouteStore | None = None,
     ) -> None:
         self.store = store
         self.codec = codec
@@ -103,6 +112,7 @@ class SessionAbstraction:
         self.publish = publish
         self.state: StateManagementAbstraction | None = None
         """Where the state of sessions and users is, if the backend keeps state."""
+        self.owners = SessionOwners(routes, ttl=policy.idle)
         self._verified = VerifiedTokens(codec, clock=clock, place=key_of)
 
     # Tokens
@@ -289,6 +299,7 @@ class SessionAbstraction:
         """Tell of sessions that were ended, here and to the other workers."""
         for id in ids:
             self.emit("session.revoked", {"session": id, "kind": kind, "reason": reason})
+            await self.owners.end(id)
         await self.publish({"ids": list(ids)})
 
     async def refresh(self, token: str | bytes) -> tuple[Tokens, Verified, Loaded]:

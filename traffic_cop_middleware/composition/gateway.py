@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 
 from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
+from traffic_cop_middleware.abstractions.balancing.owners import StoredOwners
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import Service, is_forwarded
@@ -18,7 +19,7 @@ from traffic_cop_middleware.abstractions.route_policies import BALANCED, action_
 from traffic_cop_middleware.abstractions.upstreams import Pool
 from traffic_cop_middleware.composition.pools import LivePools
 from traffic_cop_middleware.composition.static_pools import Emit, StaticPools
-from traffic_cop_middleware.contracts import Backend
+from traffic_cop_middleware.contracts import Backend, SessionRouteStore
 from traffic_cop_middleware.contracts.transport import Transport
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
 
@@ -56,6 +57,9 @@ class Gateway:
         """Whether there is any route."""
         self.limited: set[str] = set()
         """The names of the routes that have limits of their own."""
+        self.owners = StoredOwners(emit)
+        self.keeps_sessions = False
+        """Whether a request was seen whose session has an owner: then owners are asked for as early as can be."""
         self._own: dict[str, GatewayRoute] = {}
         self._transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = weakref.WeakKeyDictionary()
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, StaticPools] = weakref.WeakKeyDictionary()
@@ -181,6 +185,10 @@ class Gateway:
         if loop is not None:
             yield from self._live.get(loop, ())
             yield from self._pools.get(loop, ())
+
+    def session_routes(self) -> SessionRouteStore | None:
+        """Where owners of sessions are kept, if anything that keeps them is open on the running event loop."""
+        return getattr(self._backend(), "session_routes", None)
 
     def transport(self) -> Transport:
         """The connections of the running event loop.

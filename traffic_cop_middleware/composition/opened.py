@@ -206,6 +206,7 @@ class Opened:
             publish=publish,
             clock=getattr(backend, "wall_clock", time.time),
             foreign=keys.foreign,
+            routes=backend.session_routes,
         )
         self.session_management = SessionManagementAbstraction(self.sessions, routes=backend.session_routes, bus=bus)
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -89,6 +89,11 @@ class Parts:
             self._per_loop = False
         if settings.state.on:
             self._stores(loop=None)  # only to see whether the URLs can be used
+
+    @property
+    def affinity_keys(self) -> Sequence[bytes]:
+        """What affinity cookies are made by; none where there are no sessions."""
+        return () if self._keys is None else self._keys.affinity
 
     @property
     def watches(self) -> bool:

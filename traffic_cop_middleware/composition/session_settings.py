@@ -25,6 +25,8 @@ class SessionKeys:
     codec: TokenCodec
     foreign: ForeignTokens | None
     policy: SessionPolicy
+    affinity: Sequence[bytes]
+    """What affinity cookies are made by, and known by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,9 @@ class SessionSettings:
         from traffic_cop_middleware.adapters.jwt import ForeignIssuers, JwtCodec, keyset
 
         try:
+            keys = keyset(self.secret, algorithm=self.algorithm)
             codec = JwtCodec(
-                keyset(self.secret, algorithm=self.algorithm),
+                keys,
                 issuer=self.issuer,
                 audience=self.audience,
                 max_lifetime=self.policy.lifetime,
@@ -64,4 +67,5 @@ class SessionSettings:
                 f"session_issuers: one has iss={self.issuer!r}, which is what our own tokens say. Write another "
                 "session_issuer="
             )
-        return SessionKeys(codec, foreign, self.policy)
+        affinity = [key.derive(b"affinity cookies") for key in keys.keys if key.derive is not None]
+        return SessionKeys(codec, foreign, self.policy, affinity)

@@ -43,6 +43,10 @@ class SessionRouteStore(Protocol):
         """Delete a session's route to a service, or all of its routes; how many there were."""
         ...
 
+    def of(self, id: str) -> Sequence[SessionRoute] | Awaitable[Sequence[SessionRoute]]:
+        """A session's live routes, by service."""
+        ...
+
     def active(
         self, *, service: str | None = None, instance: str | None = None, most: int = 1000
     ) -> Sequence[SessionRoute] | Awaitable[Sequence[SessionRoute]]:

@@ -49,6 +49,7 @@ class _RoutesAlone(TrafficCop):
             raise ConfigurationError(
                 f"route {route.name!r}: {wants} is not for RoutingMiddleware alone. Write TrafficCop(proxy_routes=[…])"
             )
+        self._check_balancing(action.balancing, f"route {route.name!r}")
 
 
 class _MetricsAlone(TrafficCop):

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
+from traffic_cop_middleware.abstractions.balancing.affinity_tokens import AffinityTokens
 from traffic_cop_middleware.abstractions.balancing.checks import HEALTH, HealthMarks
 from traffic_cop_middleware.abstractions.balancing.management import BALANCING, LoadBalancingAbstraction
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
@@ -61,6 +62,7 @@ from traffic_cop_middleware.middleware.live_limits import LiveLimits
 from traffic_cop_middleware.middleware.live_routes import ROUTES, LiveRoutes
 from traffic_cop_middleware.middleware.marks import Limit, Marks, limits_of
 from traffic_cop_middleware.middleware.metrics import MetricsLayer
+from traffic_cop_middleware.middleware.owners import AffinityCookies
 from traffic_cop_middleware.middleware.plans import Planner
 from traffic_cop_middleware.middleware.promotion import PromotionLayer
 from traffic_cop_middleware.middleware.rate_limit import RateLimitLayer, RateLimitSettings
@@ -279,6 +281,7 @@ class TrafficCop:
             self._gateway.made_pools,
             lambda: self._open("balancing").records("balancing"),
             emit=self._observers.emit,
+            check=self._check_balancing,
         )
         self._health = HealthMarks(
             self._gateway.made_pools,
@@ -416,6 +419,18 @@ class TrafficCop:
         if wants and not self._has_sessions and not self._sessions_may_be_outside:
             raise ConfigurationError(
                 f"route {route.name!r}: {wants} needs sessions. Write TrafficCop(session_secret=…)"
+            )
+        self._check_balancing(action.balancing, f"route {route.name!r}")
+
+    def _check_balancing(self, settings: BalancingSettings, where: str) -> None:
+        """See that there is what an affinity goes by."""
+        affinity = settings.affinity
+        if affinity == "session" and not self._has_sessions and not self._sessions_may_be_outside:
+            raise ConfigurationError(f"{where}: affinity='session' needs sessions. Write TrafficCop(session_secret=…)")
+        if affinity == "cookie" and not self._has_sessions:
+            raise ConfigurationError(
+                f"{where}: affinity='cookie' needs a secret that all workers share, so that the cookie tells nobody "
+                "else of an instance. Write TrafficCop(session_secret=…)"
             )
 
     def _check_marks(self, template: str, marks: Marks) -> None:
@@ -632,7 +647,9 @@ class TrafficCop:
         if layer == "promotion":
             return PromotionLayer(app, parts=self._parts, table=table)
         if layer in ("traffic_cop", "routing"):
-            app = RoutingLayer(app, gateway=self._gateway, observers=self._observers)
+            keys = self._parts.affinity_keys
+            cookies = AffinityCookies(AffinityTokens(keys), self._session_layer.cookie) if keys else None
+            app = RoutingLayer(app, gateway=self._gateway, observers=self._observers, cookies=cookies)
         if layer in ("traffic_cop", "rate_limit"):
             app = self._limiter(app, table, unrouted=inside)
         if self._has_sessions:

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from traffic_cop_middleware.abstractions.balancing.owners import StoredOwner
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.rate_limiting import Decision
 from traffic_cop_middleware.abstractions.request_session import RequestSession
@@ -32,11 +33,13 @@ class TrafficContext:
 
     __slots__ = (
         *("_client", "_client_address", "_headers", "_other_ids", "_request_id", "_traceparent"),
-        *("api_key", "decision", "gateway_route", "gateway_routes", "peer", "route", "session"),
+        *("api_key", "decision", "gateway_route", "gateway_routes", "owner", "peer", "route", "session"),
     )
 
     api_key: str
     """Whose API key came with the request, set only where a limit's key has verified that."""
+    owner: StoredOwner
+    """Who owns the session, set only where that was asked for before the gateway's turn."""
 
     def __init__(self, scope: Scope, client_address: ClientAddress) -> None:
         # Not the scope itself: it holds this context, and a cycle per request would be the garbage collector's work.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware.fields import Header
 
 SameSite = Literal["lax", "strict", "none"]
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
@@ -58,10 +60,25 @@ class CookieSettings:
     def _attributes(self) -> str:
         return f"; Path=/; HttpOnly; SameSite={self.same_site.capitalize()}" + ("; Secure" if self.secure else "")
 
-    def set(self, token: str, *, age: int) -> bytes:
-        """The value of `Set-Cookie` that gives the browser a token for `age` seconds."""
-        return f"{self.cookie}={token}; Max-Age={age}{self._attributes}".encode("ascii")
+    def set(self, token: str, *, age: int | None) -> bytes:
+        """The value of `Set-Cookie` that gives the browser a token for `age` seconds; `None`: until it is closed."""
+        lasts = "" if age is None else f"; Max-Age={age}"
+        return f"{self.cookie}={token}{lasts}{self._attributes}".encode("ascii")
 
     def clear(self) -> bytes:
         """The value of `Set-Cookie` that takes it away."""
         return f'{self.cookie}=""; Max-Age=0{self._attributes}'.encode("ascii")
+
+
+def unshared(headers: Iterable[Header]) -> list[Header]:
+    """A response's fields, for one that sets a cookie: whoever kept it for others would hand them that."""
+    kept = [field for field in headers if field[0].lower() != b"cache-control" or not _may_be_shared(field)]
+    if all(name.lower() != b"cache-control" for name, _ in kept):
+        kept.append((b"cache-control", b"no-store"))
+    return kept
+
+
+def _may_be_shared(field: Header) -> bool:
+    """Whether a shared cache may keep a response with this Cache-Control (RFC 9111, section 3.5)."""
+    directives = {part.strip().partition(b"=")[0] for part in field[1].lower().split(b",")}
+    return not directives & {b"no-store", b"private"}

@@ -31,6 +31,7 @@ from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.contracts.transport import Field, Incoming, Outgoing, Transport
 from traffic_cop_middleware.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from traffic_cop_middleware.middleware.client_body import ClientBody, ClientGone, ResponseNotTaken
+from traffic_cop_middleware.middleware.owned_tries import OwnedTries, Owner
 from traffic_cop_middleware.middleware.refusals import Answer, Refusal, answer_with, refuse
 from traffic_cop_middleware.middleware.tries import TOO_LATE, Tries
 
@@ -73,6 +74,7 @@ class Forwarding(NamedTuple):
     own: Sequence[Field]
     mirror: BalancedPool | None = None
     key: BalancingKey | None = None
+    owner: Owner | None = None
 
 
 MOST_MIRRORING = 100
@@ -112,7 +114,12 @@ class Exchange:
             body.copied = []
         start = monotonic()
         told: dict[str, Any] = {"route": forwarding.route, "upstream": None, "attempts": 0, "status": None}
-        tries = Tries(forwarding.pool, forwarding.key, timed=body.ended)
+        pool, owner = forwarding.pool, forwarding.owner
+        tries = (
+            Tries(pool, forwarding.key, timed=body.ended)
+            if owner is None
+            else OwnedTries(pool, owner, timed=body.ended)
+        )
         incoming: Incoming | None = None
         try:
             found = await self._ask(scope, forwarding, body, tries, told)

@@ -19,6 +19,7 @@ from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.fields import Header, limit_fields, x_headers
 from traffic_cop_middleware.middleware.gateway_matches import GatewayMatches, candidates_of, choose
 from traffic_cop_middleware.middleware.marks import Limit, is_marked
+from traffic_cop_middleware.middleware.owners import expect_owner
 from traffic_cop_middleware.middleware.plans import Plan, Planner
 from traffic_cop_middleware.middleware.refusals import Answer, OnRefusal, Refusal, answer_to, answer_with, refuse
 from traffic_cop_middleware.middleware.request_state import ask_state
@@ -100,7 +101,9 @@ class RateLimitLayer:
 
     def _with_gateway(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """There are gateway routes: one of them may take the request, and have limits of its own."""
-        if not self._table.marked and not self._planner.limits_all and not self._gateway.limited:
+        gateway = self._gateway
+        limited = self._table.marked or self._planner.limits_all or gateway.limited
+        if not limited and not gateway.keeps_sessions:
             return self._unlimited(self.app, scope, receive, send)
         context: TrafficContext = scope[KEY]
         candidates = context.gateway_routes = candidates_of(self._gateway, scope)
@@ -137,6 +140,8 @@ class RateLimitLayer:
         route = choose(candidates, session)
         context.gateway_route = route
         context.gateway_routes = () if route is None else (route,)
+        if route is not None and self._gateway.keeps_sessions:
+            expect_owner(context, route, self._gateway)  # it travels with what is taken
         matched = self._routes.matched(route) if route is not None else None
         if matched is None:
             matched = self._table.find(scope)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.balancing.affinity_tokens import CookieOwner
 from traffic_cop_middleware.abstractions.destinations import FixedResponse, Redirect, TheApp, is_forwarded
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.forwarding import Client
@@ -18,11 +18,11 @@ from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy, action_of
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.static_pools import mirror_name
-from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.contracts.transport import Field
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.exchange import Exchange, Forwarding, raw_path_of
 from traffic_cop_middleware.middleware.gateway_matches import candidates_of, choose
+from traffic_cop_middleware.middleware.owners import AffinityCookies, key_of, owner_of
 from traffic_cop_middleware.middleware.socket_exchange import SocketExchange
 
 SCHEMES = {"ws": "http", "wss": "https"}
@@ -31,10 +31,13 @@ SCHEMES = {"ws": "http", "wss": "https"}
 class RoutingLayer:
     """Forwards what a gateway route takes."""
 
-    def __init__(self, app: ASGIApp, *, gateway: Gateway, observers: Observers) -> None:
+    def __init__(
+        self, app: ASGIApp, *, gateway: Gateway, observers: Observers, cookies: AffinityCookies | None = None
+    ) -> None:
         self.app = app
         self._gateway = gateway
         self._observers = observers
+        self._cookies = cookies
         self._exchange = Exchange(gateway.transport, observers.emit)
         self._sockets = SocketExchange(gateway.transport, observers.emit)
 
@@ -55,7 +58,10 @@ class RoutingLayer:
         destination = action.destination
         if is_forwarded(destination):
             exchange = self._sockets if scope["type"] == "websocket" else self._exchange
-            return exchange.run(scope, receive, send, forwarding_of(scope, context, route, self._gateway))
+            forwarding = forwarding_of(scope, context, route, self._gateway, self._cookies)
+            if self._cookies is not None and isinstance(owner := forwarding.owner, CookieOwner):
+                send = self._cookies.sending(send, owner)
+            return exchange.run(scope, receive, send, forwarding)
         if isinstance(destination, TheApp):
             return self.app(scope, receive, send)
         if isinstance(destination, (Redirect, FixedResponse)):
@@ -89,7 +95,13 @@ class RoutingLayer:
         await app(scope, receive, send)
 
 
-def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute, gateway: Gateway) -> Forwarding:
+def forwarding_of(
+    scope: Scope,
+    context: TrafficContext,
+    route: GatewayRoute,
+    gateway: Gateway,
+    cookies: AffinityCookies | None = None,
+) -> Forwarding:
     """What the exchange is to do with a request that a route to a pool takes."""
     action = action_of(route)
     policy = action.policy
@@ -109,16 +121,9 @@ def forwarding_of(scope: Scope, context: TrafficContext, route: GatewayRoute, ga
         client=client_of(scope, context),
         own=own,
         mirror=mirror,
-        key=key_of(context, pool.settings),
+        key=key_of(scope, context, pool.settings),
+        owner=owner_of(scope, context, pool, gateway, cookies) if pool.settings.affinity else None,
     )
-
-
-def key_of(context: TrafficContext, settings: BalancingSettings) -> BalancingKey | None:
-    """What a request is placed by: its session, or where it has none its client's address."""
-    if isinstance(settings.policy, str) and settings.policy != "hash":
-        return None
-    session = context.session
-    return BalancingKey((session.known_id if session is not None else "") or context.client)
 
 
 def client_of(scope: Scope, context: TrafficContext) -> Client:

@@ -26,7 +26,7 @@ from traffic_cop_middleware.errors import (
     TooManySessions,
 )
 from traffic_cop_middleware.middleware.context import KEY
-from traffic_cop_middleware.middleware.cookies import CookieSettings
+from traffic_cop_middleware.middleware.cookies import CookieSettings, unshared
 from traffic_cop_middleware.middleware.credentials import credentials
 from traffic_cop_middleware.middleware.csrf import SAFE_METHODS, brings_token, from_another_site
 from traffic_cop_middleware.middleware.fields import Header
@@ -333,10 +333,7 @@ class SessionLayer:
         outgoing = session.take_outgoing()
         fields = self._fields(session, outgoing)
         if outgoing:
-            # Whoever kept this response for others would hand them the cookie.
-            headers = [field for field in headers if field[0].lower() != b"cache-control" or not _may_be_shared(field)]
-            if all(name.lower() != b"cache-control" for name, _ in headers):
-                fields.append((b"cache-control", b"no-store"))
+            headers = unshared(headers)
         return {**message, "headers": [*headers, *fields]}
 
     async def _answer(
@@ -364,12 +361,6 @@ class SessionLayer:
 
 def _answer_to(exc: BaseException | None) -> Answer | None:
     return next((answer for kind, answer in ANSWERS if isinstance(exc, kind)), None)
-
-
-def _may_be_shared(field: Header) -> bool:
-    """Whether a shared cache may keep a response with this Cache-Control (RFC 9111, section 3.5)."""
-    directives = {part.strip().partition(b"=")[0] for part in field[1].lower().split(b",")}
-    return not directives & {b"no-store", b"private"}
 
 
 async def _nothing() -> None:

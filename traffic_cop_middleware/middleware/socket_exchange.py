@@ -21,6 +21,7 @@ from traffic_cop_middleware.middleware.exchange import (
     outgoing,
     refusal_of,
 )
+from traffic_cop_middleware.middleware.owned_tries import OwnedTries
 from traffic_cop_middleware.middleware.refusals import Answer
 from traffic_cop_middleware.middleware.socket_relay import GOING_AWAY, Relay
 from traffic_cop_middleware.middleware.tries import TOO_LATE, Tries
@@ -69,7 +70,8 @@ class SocketExchange:
             told["status"] = refused.refusal.status
             await _deny(scope, send, _own(refused))
             return
-        tries = Tries(forwarding.pool, forwarding.key)
+        pool, owner = forwarding.pool, forwarding.owner
+        tries = Tries(pool, forwarding.key) if owner is None else OwnedTries(pool, owner)
         leaving = asyncio.create_task(_next(receive))  # before it is accepted a client can only leave
         opening = asyncio.create_task(self._connect(scope, forwarding, tries, told))
         found: UpstreamSocket | Denial | None = None
@@ -113,9 +115,12 @@ class SocketExchange:
             told["gone"] = True
             return
         relay = Relay(leaving, receive, send, upstream)
+        keeping = None if forwarding.owner is None else asyncio.create_task(forwarding.owner.keep())
         try:
             await relay.run()
         finally:
+            if keeping is not None:
+                keeping.cancel()
             told.update(
                 messages_up=relay.up, messages_down=relay.down, close_code=relay.code, closed_by=relay.closed_by
             )

@@ -62,6 +62,10 @@ def about(seconds: float) -> object:
     return pytest.approx(seconds, abs=LEEWAY)
 
 
+async def services_of(store: SessionRouteStore, id: str) -> list[tuple[str, str, int]]:
+    return [(route.service, route.instance, route.version) for route in await asked(store.of(id))]
+
+
 class SessionRouteStoreContract:
     """Every promise of `SessionRouteStore`, on the stores that a subclass gives.
 
@@ -87,6 +91,29 @@ class SessionRouteStoreContract:
     @pytest.fixture
     def store(self, stores: Sequence[SessionRouteStore]) -> SessionRouteStore:
         return stores[0]
+
+    # A session's
+
+    @pytest.mark.asyncio
+    async def test_a_sessions_routes_are_listed_by_service(self, stores: Sequence[SessionRouteStore]) -> None:
+        store, other = stores[0], stores[-1]
+        assert await services_of(store, "s1") == []
+        await created(store, "s1", service="search", instance="search-1")
+        route = await created(store, "s1", service="billing", instance="bill 1")
+        await created(store, "s2", service="billing", instance="billing-2")
+        await updated(store, "s1", instance="billing-9", version=route.version)
+        assert await services_of(other, "s1") == [("billing", "billing-9", 2), ("search", "search-1", 1)]
+        [first, _] = await asked(other.of("s1"))
+        assert first.expires_in == about(LONG)
+        await asked(store.end("s1", service="billing"))
+        assert await services_of(other, "s1") == [("search", "search-1", 1)]
+
+    @pytest.mark.asyncio
+    async def test_what_ran_out_is_not_listed(self, store: SessionRouteStore) -> None:
+        await created(store, "s1", service="billing", ttl=SHORT)
+        await created(store, "s1", service="search", ttl=LONG)
+        await self.elapse(SHORT)
+        assert await services_of(store, "s1") == [("search", "billing-1", 1)]
 
     # Owners
 

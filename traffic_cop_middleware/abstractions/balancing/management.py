@@ -75,7 +75,8 @@ class LoadBalancingAbstraction:
     """Pools while the app runs: `cop.balancing.pools()`, `await cop.balancing.drain("billing", "10.0.0.5:8080")`.
 
     A change made through any worker holds on all within a second. `pools` gives all of the running event loop's, `made`
-    those that were asked for so far (others obey when they are made), `messaging` its records.
+    those that were asked for so far (others obey when they are made), `messaging` its records. `check` raises for
+    settings that need what is not there.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class LoadBalancingAbstraction:
         messaging: Callable[[], MessagingAbstraction],
         *,
         emit: Emit,
+        check: Callable[[BalancingSettings, str], None] = lambda settings, where: None,
     ) -> None:
+        self._check = check
         self._pools = pools
         self._made = made
         self._messaging = messaging
@@ -156,6 +159,8 @@ class LoadBalancingAbstraction:
                 f"cop.balancing.configure({pool!r}, {settings!r}): BalancingSettings(policy='p2c'), or None"
             )
         self._known(pool)
+        if settings is not None:
+            self._check(settings, f"cop.balancing.configure({pool!r})")
         return await self._change(pool, lambda said: replace(said, settings=settings), at)
 
     @property

@@ -12,7 +12,7 @@ somebody looked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from statistics import median
@@ -74,6 +74,25 @@ class Roster:
             if self._due:
                 self._due = False
                 self._settle(self._clock())
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        """All of them by name: the same mapping, by identity, until others come or some go."""
+        return self._instances
+
+    def fit(self) -> Sequence[Instance]:
+        """Those that may get requests now: the same sequence, by identity, until that changes."""
+        if (now := self._clock()) >= self._next:
+            self._settle(now)
+        return self._candidates
+
+    def unfit(self, name: str) -> str:
+        """Why an instance gets no requests now; empty where it does."""
+        instance = self._instances.get(name)
+        if instance is None:
+            return "it is no longer in the pool"
+        self.fit()  # as of now
+        return "" if instance.candidate else instance.reason(self._clock())
 
     def mark(self, name: str, *, healthy: bool, reason: str = "") -> None:
         """What active checks found. Who is healthy again starts slowly, and its past failures are forgotten.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from traffic_cop_middleware.abstractions.balancing.policies import POLICIES
 from traffic_cop_middleware.contracts.balancing import BalancingPolicy
 from traffic_cop_middleware.errors import ConfigurationError
 
+Affinity = Literal["session", "cookie"]
+HASHED = ("session", "client")
+"""What "hash" can go by, beside what has a name."""
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 YEAR = 366 * 86_400.0
 MANY = 1_000_000
 RETRIED = frozenset({502, 503, 504})
@@ -44,7 +49,9 @@ class BalancingSettings:
     """How a pool chooses instances and what it does about bad ones. Checked when made.
 
     Choosing. `policy`: "peak-ewma", "p2c", "least-requests", "weighted", "round-robin", "random", "hash", or an object
-    of your own for this pool alone. `affinity`: a request that names its owner goes there while that can take it.
+    of your own for this pool alone. `affinity`: "session" keeps each session with the instance that it was first at,
+    by a stored route; "cookie" each browser, by a cookie; while that instance can take requests. `hash_by`: what "hash"
+    goes by: "session", "client", "header:x-cart" or "attribute:shard" (of the session, or a claim of it).
     `tau`: seconds in which a latency fades. `failure_price`: a failure counts as an answer that took so many times the
     mean. `bound`: what an instance takes under "hash", times its fair share.
 
@@ -63,7 +70,8 @@ class BalancingSettings:
     """
 
     policy: str | BalancingPolicy = "peak-ewma"
-    affinity: bool = False
+    affinity: Affinity | None = None
+    hash_by: str = "session"
     tau: float = 10.0
     failure_price: float = 25.0
     bound: float = 1.25
@@ -92,8 +100,9 @@ class BalancingSettings:
             callable(getattr(self.policy, name, None)) for name in ("changed", "pick")
         ):
             raise ConfigurationError(f"policy={self.policy!r}: {OWN_POLICY}")
-        if not isinstance(self.affinity, bool):
-            raise ConfigurationError(f"affinity={self.affinity!r}: True or False")
+        if self.affinity not in (None, "session", "cookie"):
+            raise ConfigurationError(f"affinity={self.affinity!r}: 'session', 'cookie', or None for none")
+        self._check_hash_by()
         for name, (low, high) in SECONDS.items():
             self._check_number(name, low, high, "seconds")
         for name, (low, high, what) in NUMBERS.items():
@@ -140,6 +149,16 @@ class BalancingSettings:
             elif each.default is MISSING or value != each.default:
                 found[each.name] = value
         return found
+
+    def _check_hash_by(self) -> None:
+        given: object = self.hash_by
+        what, _, name = given.partition(":") if isinstance(given, str) else ("", "", "")
+        if given in HASHED or (what == "attribute" and name) or (what == "header" and TOKEN.fullmatch(name)):
+            return
+        raise ConfigurationError(
+            f"hash_by={given!r}: 'session', 'client', 'header:' with a header's name, or 'attribute:' with that of an "
+            "attribute or claim of the session"
+        )
 
     def _check_number(self, name: str, low: float, high: float, what: str) -> None:
         value: object = getattr(self, name)

@@ -48,6 +48,7 @@ SESSION_EVENTS = {
     "session.rejected": "rejected",
     "session.reuse_detected": "reuse_detected",
     "session.write_dropped": "write_dropped",
+    "session.rerouted": "rerouted",
 }
 
 Told = Mapping[str, Any]

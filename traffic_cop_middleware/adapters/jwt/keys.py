@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from traffic_cop_middleware.adapters.jwt.algorithms import ASYMMETRIC, HS256
-from traffic_cop_middleware.adapters.jwt.pems import KeyMaterial, load_pem, read_secret
+from traffic_cop_middleware.adapters.jwt.pems import KeyMaterial, der_of, load_pem, read_secret
 from traffic_cop_middleware.errors import ConfigurationError
 
 __all__ = ["Key", "KeyMaterial", "KeySet", "keyset"]
@@ -45,6 +47,8 @@ class Key:
     sign: Callable[[bytes], bytes] = field(repr=False)
     verify: Callable[[bytes, bytes], bool] = field(repr=False)
     """Whether the second is a signature of the first."""
+    derive: Callable[[bytes], bytes] | None = field(repr=False)
+    """Another secret of 32 bytes for a purpose, always the same; `None` for a public key."""
 
     def __init__(self, material: KeyMaterial, *, algorithm: str = "HS256", kid: str | None = None) -> None:
         if algorithm not in ALLOWED:
@@ -63,6 +67,7 @@ class Key:
         _set(self, "public_jwk", None)
         _set(self, "sign", lambda message: HS256.sign(message, secret))
         _set(self, "verify", lambda message, signature: HS256.verify(message, secret, signature))
+        _set(self, "derive", partial(_derived, secret))
 
     def _take_pair(self, private: Any, public: Any, algorithm: str, kid: str | None) -> None:
         pairs = ASYMMETRIC[algorithm]
@@ -81,6 +86,7 @@ class Key:
         _set(self, "public_jwk", {**jwk, "kid": kid, "alg": algorithm, "use": "sig"})
         _set(self, "sign", _refuse_to_sign if private is None else lambda message: crypto.sign(message, private))
         _set(self, "verify", lambda message, signature: crypto.verify(message, public, signature))
+        _set(self, "derive", None if private is None else partial(_derived, der_of(private)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,11 @@ def keyset(keys: Key | KeyMaterial | Sequence[Key | KeyMaterial], *, algorithm: 
             place = f" (it is number {number} of {len(several)})" if len(several) > 1 else ""
             raise ConfigurationError(f"{exc}{place}") from exc.__cause__
     return KeySet(tuple(made))
+
+
+def _derived(secret: bytes, purpose: bytes) -> bytes:
+    """A secret of its own for a purpose. What is signed by `secret` itself never begins with these words."""
+    return hmac.digest(secret, b"traffic-cop-middleware: a secret for another purpose\0" + purpose, hashlib.sha256)
 
 
 def _refuse_to_sign(message: bytes) -> bytes:

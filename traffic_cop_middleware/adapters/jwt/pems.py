@@ -109,6 +109,14 @@ def load_pem(material: KeyMaterial, *, algorithm: str) -> tuple[Any, Any]:
     return private, private.public_key()
 
 
+def der_of(private: Any) -> bytes:
+    """A private key as its bytes (PKCS #8), the same ones whatever PEM it came from."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    found: bytes = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return found
+
+
 def _read(material: KeyMaterial, algorithm: str) -> bytes:
     if isinstance(material, Path):
         try:

@@ -83,6 +83,11 @@ class MemorySessionRoutes:
             self._drop(key)
         return len(live)
 
+    def of(self, id: str) -> Sequence[SessionRoute]:
+        now = self._clock()
+        keys = [(id, service) for service in sorted(self._services.get(id, ()))]
+        return [_route(key, entry, now) for key in keys if (entry := self._find(key, now)) is not None]
+
     def active(
         self, *, service: str | None = None, instance: str | None = None, most: int = 1000
     ) -> Sequence[SessionRoute]:

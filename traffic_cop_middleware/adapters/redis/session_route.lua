@@ -8,10 +8,10 @@
 -- from 1.
 --
 -- KEYS   [1] the session's hash
--- ARGV   [1] create, validate, update, end or end_all; [2] service; [3] time to live in microseconds, "" to leave it;
+-- ARGV   [1] create, validate, update, end, end_all or all; [2] service; [3] time to live in microseconds, "" to leave it;
 --        [4] instance (create, update); [5] the version it must have (update)
--- reply  end, end_all: service and made of each live route that was deleted, one after the other; otherwise nil for no
---        route, or version, made, ends, now, instance, and 1 where it was written
+-- reply  end, end_all: service and made of each live route that was deleted, one after the other; all: service, version,
+--        made, ends, now and instance of each live one; otherwise nil for no route, or version, made, ends, now, instance, and 1 where it was written
 local operation, service = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -24,18 +24,21 @@ local function read(text)
   return {version, made, ends, now, instance, 0}
 end
 
-if operation == 'end_all' then
+if operation == 'end_all' or operation == 'all' then
   local ended = {}
   local held = redis.pcall('HGETALL', KEYS[1])
   if held.err then return ended end
   for i = 1, #held, 2 do
     local route = read(held[i + 1])
-    if route then
+    if route and operation == 'all' then
+      ended[#ended + 1] = held[i]
+      for j = 1, 5 do ended[#ended + 1] = route[j] end
+    elseif route then
       ended[#ended + 1] = held[i]
       ended[#ended + 1] = route[2]
     end
   end
-  redis.call('DEL', KEYS[1])
+  if operation == 'end_all' then redis.call('DEL', KEYS[1]) end
   return ended
 end
 

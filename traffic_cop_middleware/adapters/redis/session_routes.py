@@ -53,6 +53,9 @@ class RedisSessionRoutes:
         operation = ("end_all", "") if service is None else ("end", service)
         return ROUTE.ask(self._link, (self._key(id),), operation, partial(self._ended, id))
 
+    def of(self, id: str) -> Awaitable[Sequence[SessionRoute]]:
+        return ROUTE.ask(self._link, (self._key(id),), ("all", ""), partial(_routes, id))
+
     def active(
         self, *, service: str | None = None, instance: str | None = None, most: int = 1000
     ) -> Awaitable[Sequence[SessionRoute]]:
@@ -119,6 +122,15 @@ def _route(id: str, service: str, instance: bytes, *, times: Sequence[int]) -> S
     """`times`: version, made, ends, now."""
     version, made, ends, now = times
     return SessionRoute(id, service, text_of(instance), version, (ends - now) / MICRO, max(0, now - made) / MICRO)
+
+
+def _routes(id: str, reply: Sequence[Any]) -> Sequence[SessionRoute]:
+    rows = zip(*(reply[at::6] for at in range(6)), strict=True)
+    found = [
+        _route(id, text_of(service), instance, times=(version, made, ends, now))
+        for service, version, made, ends, now, instance in rows
+    ]
+    return sorted(found, key=lambda each: each.service)
 
 
 def _figures(reply: Sequence[Any]) -> Mapping[str, Mapping[str, int]]:
