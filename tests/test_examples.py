@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from tests.servers import RedisServer
 from traffic_cop_middleware.adapters import redis
 from traffic_cop_middleware.contracts import BucketStore
 from traffic_cop_middleware.testing import BucketStoreContract
+
+ROOT = Path(__file__).parents[1]
 
 
 def asked_until_refused(client: TestClient, path: str, *, burst: int, per_second: float) -> None:
@@ -57,6 +62,23 @@ def test_the_gateway_answers_redirects_and_is_closed_and_opened_while_it_runs() 
         assert client.get("/billing/invoices/7").text != "Billing is back at noon."
     with TestClient(gateway.service("billing-1")) as client:
         assert client.get("/invoices/7").json()["from"] == "billing-1"
+
+
+def test_the_gateway_goes_past_an_instance_that_is_killed_and_shows_it() -> None:
+    command = (sys.executable, str(ROOT / "examples" / "gateway.py"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [[int(cell) for cell in line.split()] for line in done.stdout.splitlines() if re.match(r" +\d+ +\d", line)]
+    assert {errors for *_, errors in rows} == {0}
+    one, other = ([row[at] for row in rows] for at in (1, 2))
+    assert all(sum(row[at] for row in rows) for at in (1, 3, 4)), "the others go on"
+    assert other[0] > 0
+    assert sum(one[3:5]) > 0, "in its place"
+    assert 0 in other[3:], "killed"
+    assert other[-1] > 0, "and back"
+    assert re.search(r"kill -9 \d+, which is billing-2", done.stdout)
+    assert "billing-2 is unhealthy: its check failed" in done.stdout
+    assert f"{sum(sum(row[1:]) for row in rows)} requests, 0 errors" in done.stdout
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -139,12 +140,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         policy=st.sampled_from(sorted(POLICIES)),
-        affinity=st.booleans(),
+        affinity=st.sampled_from([None, "session"]),
         most=st.sampled_from([None, 1, 2, 4]),
         share=st.sampled_from([0.0, 0.3, 1.0]),
         slow=st.sampled_from([0.0, 5.0]),
     )
-    def configure(self, policy: str, affinity: bool, most: int | None, share: float, slow: float) -> None:
+    def configure(self, policy: str, affinity: Literal["session"] | None, most: int | None, share: float, slow: float) -> None:
         self.pool.configure(
             BalancingSettings(
                 policy=policy,

@@ -15,11 +15,12 @@ from websockets.asyncio.server import ServerConnection
 
 from tests.gateway.instance import instance
 from tests.gateway.raw import OK, Message, Peer, answering, client, eventually, get, post, upstream
-from tests.gateway.served import Served, gateway
+from tests.gateway.served import Served, gateway, served
 from tests.gateway.socket_servers import cop_app, websocket_server
 from tests.gateway.socket_servers import gateway as socket_gateway
 from tests.servers import free_port
 from traffic_cop_middleware import BalancingSettings, ConfigurationError, TrafficCop, Upstream, route
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.middleware.route_records import route_from, route_record
@@ -372,22 +373,70 @@ async def test_a_session_or_client_stays_with_its_instance_under_hash() -> None:
 
 async def test_what_is_known_of_instances_outlasts_a_change_of_the_route() -> None:
     table = Gateway()
-    to = [Upstream("http://a", 2), Upstream("http://b"), Upstream("http://b")]
-    one = action_of(route("/a", to=to))
-    pool = table.pool_of(one.destination, one.balancing, name="a")
+
+    def put(to: Any, **settings: Any) -> GatewayRoute:
+        found = route("/a", to=to, name="a", **settings)
+        table.change({"a": found})
+        return found
+
+    one = put([Upstream("http://a", 2), Upstream("http://b"), Upstream("http://b")])
+    pool = table.pool_of(one)
     assert [each.name for each in pool.snapshot().instances] == ["http://a", "http://b", "http://b #2"]
     pool.drain("http://a")
-    assert table.pool_of(one.destination, one.balancing, name="a") is pool
-    to = [Upstream("http://a", 5), Upstream("http://b"), Upstream("http://b")]
-    other = action_of(route("/a", to=to, balancing="p2c"))
-    assert table.pool_of(other.destination, other.balancing, name="a") is pool
+    assert table.pool_of(one) is pool
+    other = put([Upstream("http://a", 5), Upstream("http://b"), Upstream("http://b")], balancing="p2c")
+    assert table.pool_of(other) is pool
     assert pool.snapshot().policy == "p2c"
     assert [each.share for each in pool.snapshot().instances] == [5, 1, 1]
     assert pool["http://a"].draining
-    moved = action_of(route("/a", to="http://c"))
-    assert table.pool_of(moved.destination, moved.balancing, name="a") is not pool
-    assert table.pool_of(one.destination, one.balancing, name="a") is pool
+    more = table.pool_of(put([Upstream("http://c"), Upstream("http://a")]))
+    assert more is not pool
+    assert more["http://a"].draining
+    assert table.pool_of(one) is pool, "whose requests are still on their way"
+    moved = put("http://d")
+    again = put("http://c")
+    newest = table.pool_of(again)
+    assert table.pool_of(moved) is not newest
+    assert [each.name for each in table.pool_of(moved).snapshot().instances] == ["http://d"]
+    assert table.pool_of(again) is newest
+    assert table.pool_of(put(["http://c", "http://d"]))["http://c"].identity is newest["http://c"].identity
     await table.close()
+
+
+async def test_a_request_of_an_old_route_is_tried_at_its_own_instances_alone() -> None:
+    """It is on its way while the route is put anew, and finds the instance that it is at dead."""
+    go = asyncio.Event()
+
+    async def dies(peer: Peer) -> None:
+        await peer.message()
+        await go.wait()
+
+    events: list[Any] = []
+    settings = BalancingSettings(policy="round-robin", try_deadline=5.0, consecutive_failures=1)
+    async with upstream(dies) as ill, upstream(answering(OK)) as kept, upstream(answering(OK)) as new:
+        cop = TrafficCop(observer=events.append)
+        cop.route("/*", to=[ill.url, kept.url], name="all", balancing=settings, keep_host=False)
+        found = Served()
+        async with served(cop, found, parser="httptools") as running, client(running.port) as peer:
+            await peer.send(get())
+            await eventually(lambda: b"\r\n\r\n" in ill.seen + kept.seen)
+            if not ill.seen:  # whoever is first by chance
+                assert (await peer.message()).status == 200
+                await peer.send(get())
+                await eventually(lambda: b"\r\n\r\n" in ill.seen)
+            pool = cop._gateway.pool_of(next(iter(cop._gateway.table)))
+            assert pool[ill.url].in_flight == 1
+            changed = route("/*", to=[new.url, ill.url], name="all", balancing=settings)
+            cop._gateway.change({"all": changed})
+            follower = cop._gateway.pool_of(changed)
+            assert follower[ill.url].in_flight == 1
+            go.set()
+            assert (await peer.message()).status == 502
+            assert follower[ill.url].in_flight == 0
+            assert follower.snapshot().instances[1].state == "ejected"
+            assert new.seen == b""
+            assert (await ask(running)).status == 200
+            assert new.seen.count(b"GET / ") == 1
 
 
 async def test_balancing_survives_being_a_record() -> None:

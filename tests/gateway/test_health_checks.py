@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,18 +17,21 @@ from aiohttp import web
 from tests.adapters.load import poll, started
 from tests.gateway.test_services import Worker, backend
 from tests.servers import RedisServer
-from traffic_cop_middleware import ConfigurationError, HealthCheck, Registration, Service
+from traffic_cop_middleware import ConfigurationError, HealthCheck, Redirect, Registration, Service, route
 from traffic_cop_middleware.abstractions.balancing.checks import Checker, HealthMarks
 from traffic_cop_middleware.abstractions.balancing.instances import Member
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.destinations import destination_from, destination_record
+from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.messaging import MessagingAbstraction
+from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.checking import Checking
 from traffic_cop_middleware.composition.gateway import open_transport
 from traffic_cop_middleware.contracts import Lease
 from traffic_cop_middleware.errors import StoreUnavailable
+from traffic_cop_middleware.middleware.route_records import route_from, route_record
 
 __all__ = ["backend"]
 
@@ -40,12 +45,14 @@ class Patient:
     def __init__(self) -> None:
         self.status = 200
         self.asked: list[str] = []
+        self.served = 0
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
             self.asked.append(request.headers["user-agent"])
             return web.Response(status=self.status)
+        self.served += 1
         return web.Response(text="served")
 
 
@@ -70,7 +77,16 @@ def announced(each: Patient, name: str, backend: str) -> Registration:
     return Registration("billing", url=each.url, instance=name, backend=backend)
 
 
-CHECKED = Service("billing", check=HealthCheck(interval=0.05, unhealthy=2, healthy=2, deadline=2.0))
+CHECK = HealthCheck(interval=0.05, unhealthy=2, healthy=2, deadline=2.0)
+CHECKED = Service("billing", check=CHECK)
+
+
+class Older(MemoryBackend):
+    """A third party's backend that knows nothing of leases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leases: Any = None
 
 
 async def test_one_worker_asks_and_all_go_by_what_it_finds(backend: str) -> None:
@@ -127,6 +143,148 @@ async def test_while_redis_is_away_the_marks_go_on(own_redis: RedisServer) -> No
             own_redis.start()
 
 
+def listed(*instances: Patient, **settings: Any) -> GatewayRoute:
+    """A route to upstreams that it lists, and that are checked; `weights` are theirs."""
+    weights = settings.pop("weights", [1] * len(instances))
+    to = [Upstream(each.url, weight) for each, weight in zip(instances, weights, strict=True)]
+    return route("/*", to=to, name="all", keep_host=False, **{"check": CHECK, **settings})
+
+
+async def put(worker: Worker, changed: GatewayRoute) -> None:
+    await worker.cop.routes.change(changed)
+
+
+class Listed(Worker):
+    """A cop with a route to checked upstreams."""
+
+    def __init__(self, backend: Any, *instances: Patient, **settings: Any) -> None:
+        action = action_of(listed(*instances, **settings))
+        super().__init__(backend, to=action.destination, check=action.check)
+
+    def state(self, each: Patient) -> str:
+        return self.states().get(each.url, "none")
+
+
+async def test_upstreams_that_a_route_lists_are_asked_by_one_worker_for_all(backend: str) -> None:
+    async with patients(3) as [ill, well, spare]:
+        weights = [1, 1, 0]
+        one, other = (Listed(backend, ill, well, spare, weights=weights) for _ in range(2))
+        async with started(one.app):
+            async with started(other.app):
+                both = (one, other)
+                await poll(lambda: len(ill.asked) > 2 and len(spare.asked) > 2)
+                ill.status = 500
+                await poll(lambda: all(each.state(ill) == "unhealthy" for each in both))
+                assert [await each.who(5) for each in both] == [{"200": 5}] * 2
+                assert spare.served == 0, "its weight is 0"
+                ill.status = 200
+                await poll(lambda: all(each.state(ill) == "starting" for each in both))
+                ill.status = 503
+                await poll(lambda: all(each.state(ill) == "unhealthy" for each in both))
+            asked = len(ill.asked)
+            await poll(lambda: len(ill.asked) > asked + 2)  # whoever is left asks
+            late = Listed(backend, ill, well, spare, weights=weights)
+            async with started(late.app):
+                assert late.state(ill) == "unhealthy", "known from the first request on"
+
+
+async def test_all_that_are_listed_may_be_unhealthy_and_those_of_weight_0_do_not_help(backend: str) -> None:
+    async with patients(3) as [a, b, spare]:
+        one = Listed(backend, a, b, spare, weights=[1, 2, 0])
+        a.status = b.status = 500
+        async with started(one.app):
+            await poll(lambda: (one.state(a), one.state(b)) == ("unhealthy", "unhealthy"))
+            assert one.state(spare) == "serving"
+            assert await one.status() == 503
+            await put(one, listed(a, b, spare, weights=[1, 2, 1]))
+            assert (one.state(a), one.state(b)) == ("unhealthy", "unhealthy"), "what is known of them stays"
+            assert await one.status() == 200
+            assert (a.served, b.served, spare.served) == (0, 0, 1)
+
+
+async def test_a_check_comes_and_goes_with_the_record_of_its_route(backend: str) -> None:
+    async with patients(3) as [ill, well, new]:
+        one, other = (Listed(backend, ill, well, check=None) for _ in range(2))
+        async with started(one.app), started(other.app):
+            both = (one, other)
+            ill.status = 500
+            await put(one, listed(ill, well))
+            await poll(lambda: all(each.state(ill) == "unhealthy" for each in both))
+            [shown] = await other.cop.routes.list()
+            assert action_of(shown).check == CHECK
+            await put(other, listed(ill, new))
+            await poll(lambda: all(each.state(new) in ("serving", "starting") for each in both))
+            assert [each.state(ill) for each in both] == ["unhealthy"] * 2, "it was, and stays so"
+            await poll(lambda: len(new.asked) > 2)
+            await put(one, listed(ill, new, check=None))
+            await poll(lambda: all(each.state(ill) == "starting" for each in both))
+            asked = await quiet(ill)
+            await put(one, listed(ill, new))
+            await poll(lambda: all(each.state(ill) == "unhealthy" for each in both))
+            await poll(lambda: len(ill.asked) > asked)
+            await one.cop.routes.remove("all")
+            await poll(lambda: all(each.state(well) != "none" for each in both))
+            await quiet(ill)
+
+
+async def quiet(instance: Patient) -> int:
+    """Wait until an instance is not asked any more; gives how often it was."""
+    end = time.monotonic() + 10.0
+    asked, since = -1, time.monotonic()
+    while time.monotonic() - since < CHECK.interval * 6:
+        assert time.monotonic() < end
+        if len(instance.asked) != asked:
+            asked, since = len(instance.asked), time.monotonic()
+        await asyncio.sleep(0.01)
+    return asked
+
+
+async def test_a_route_and_a_service_of_one_name_are_checked_apart(backend: str) -> None:
+    async with patients(2) as [ill, well], announced(well, "a", backend):
+        ill.status = 500
+        one = Worker(backend, to=CHECKED)
+        one.cop.route("/own/*", to=ill.url, name="billing", check=CHECK)
+        async with started(one.app):
+            await poll(lambda: len(ill.asked) > 4 and len(well.asked) > 4)
+
+            def states() -> dict[str, str]:
+                return {each.name: each.state for pool in one.cop.balancing.pools() for each in pool.instances}
+
+            await poll(lambda: states() == {"a": "serving", ill.url: "unhealthy"})
+
+
+async def test_a_check_on_a_backend_that_can_not_is_refused_and_changes_nothing() -> None:
+    backend = Older()
+    async with patients(1) as [each]:
+        one = Listed(backend, each, check=None)
+        async with started(one.app):
+            with pytest.raises(ConfigurationError, match="can't say which worker checks"):
+                await put(one, listed(each))
+            record = route_record(listed(each))
+            await one.cop._open("routes").records("routes").publish("routes", {"all": json.dumps(record)})
+            assert "can't say which worker checks" in one.cop.routes.refused["all"]
+            assert await one.status() == 200
+    with pytest.raises(ConfigurationError, match="can't say which worker checks"):
+        async with started(Listed(Older(), each).app):
+            pass
+
+
+async def test_a_routes_check_survives_being_a_record_and_is_refused_where_it_means_nothing() -> None:
+    plain = route("/a", to="http://a", name="r")
+    assert "check" not in route_record(plain)
+    checked = route("/a", to="http://a", name="r", check=HealthCheck("/up", interval=1.0))
+    record = json.loads(json.dumps(route_record(checked)))
+    assert record["check"] == {"path": "/up", "interval": 1.0}
+    assert action_of(route_from("r", record)).check == HealthCheck("/up", interval=1.0)
+    wrong: Any = "/health"
+    with pytest.raises(ConfigurationError, match=r"write HealthCheck\('/health'\)"):
+        route("/a", to="http://a", check=wrong)
+    with pytest.raises(ConfigurationError, match=r"write Service\('billing', check=…\)"):
+        route("/a", to=Service("billing"), check=CHECK)
+    with pytest.raises(ConfigurationError, match="is for routes to upstreams"):
+        route("/a", to=Redirect("/b"), check=CHECK)
+
+
 class Checked:
     """A checker of three instances whose answers the test says."""
 
@@ -138,7 +296,7 @@ class Checked:
         self.marks = HealthMarks(lambda: [self.pool], lambda: self.messaging, emit=lambda kind, attributes: None)
         self.messaging.watch("health", self.marks.live.heard, ready=self.marks.live.ready)
         self.messaging.read_at_once()
-        self.marks.checks(self.pool)
+        self.marks.checks(self.pool, "billing")
         self.bad: dict[str, str] = {}
         self.reason = "ill"
         self.breaks = ""

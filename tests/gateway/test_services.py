@@ -25,6 +25,7 @@ from tests.servers import RedisServer
 from traffic_cop_middleware import (
     BalancingSettings,
     ConfigurationError,
+    HealthCheck,
     RecordConflict,
     Registration,
     RoutingMiddleware,
@@ -48,11 +49,18 @@ IN_TURN = BalancingSettings(policy="round-robin", slow_start=0.0)
 class Worker:
     """A cop with a route to a service, and requests through it."""
 
-    def __init__(self, backend: Any, to: Any = None, balancing: BalancingSettings = DEFAULT, **settings: Any) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        to: Any = None,
+        balancing: BalancingSettings = DEFAULT,
+        check: HealthCheck | None = None,
+        **settings: Any,
+    ) -> None:
         self.events: list[Any] = []
         self.cop = TrafficCop(backend, observer=self.events.append, deadline=2.0, **settings)
         to = Service("billing") if to is None else to
-        self.cop.route("/*", to=to, name="all", keep_host=False, balancing=balancing)
+        self.cop.route("/*", to=to, name="all", keep_host=False, balancing=balancing, check=check)
         self.app = self.cop.wrap(Starlette())
 
     async def ask(self) -> list[Any]:
@@ -277,11 +285,6 @@ async def test_what_does_not_fit_is_refused_and_says_what_there_is() -> None:
 async def test_a_service_that_can_not_be_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         Service(**arguments)
-
-
-async def test_addresses_are_not_called_by_https() -> None:
-    with pytest.raises(ConfigurationError, match=r"to='https://billing\.internal'"):
-        Service("billing", dns="https://billing.internal")
 
 
 class Older(MemoryBackend):

@@ -95,16 +95,21 @@ class Service:
 
     They are those that announce themselves under that name (`registered`) on the cop's backend and namespace. With
     `dns="http://billing.internal:8080"` they are the addresses of that host instead, looked up again every five
-    seconds; `Host` has its name, where the route does not keep the client's. Plain http only: a certificate is not
-    checked against an address. With `check` one worker asks each instance for its health (`HealthCheck`).
+    seconds; `Host` has its name, where the route does not keep the client's. With https:// the certificate must be for
+    that name, not for the address; `ca`, `certificate` and `key` are as in `Upstream`. With `check` one worker asks
+    each instance for its health (`HealthCheck`).
 
     Raises:
-        ConfigurationError: the name or the URL can't be used.
+        ConfigurationError: the name, the URL or a file can't be used.
     """
 
     name: str
     dns: str | None = field(default=None, kw_only=True)
     check: HealthCheck | None = field(default=None, kw_only=True)
+    ca: str | None = field(default=None, kw_only=True)
+    certificate: str | None = field(default=None, kw_only=True)
+    key: str | None = field(default=None, kw_only=True)
+    place: Upstream | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -115,11 +120,19 @@ class Service:
             raise ConfigurationError(str(exc)) from exc
         if self.check is not None and not isinstance(self.check, HealthCheck):
             raise ConfigurationError(f"Service({self.name!r}, check={self.check!r}): write HealthCheck('/health')")
-        if self.dns is not None and Upstream(self.dns).origin.scheme != "http":
+        if self.dns is None and (tls := tls_files(self)):
             raise ConfigurationError(
-                f"Service({self.name!r}, dns={self.dns!r}): addresses are called by plain http. For https write "
-                f"to={self.dns!r}, which resolves the name for each connection"
+                f"Service({self.name!r}, {next(iter(tls))}=…): it is for dns='https://…'. Instances that announce "
+                "themselves are checked by the system's certificates"
             )
+        place = None if self.dns is None else Upstream(self.dns, ca=self.ca, certificate=self.certificate, key=self.key)
+        object.__setattr__(self, "place", place)
+
+
+def tls_files(to: Service) -> Mapping[str, str]:
+    """The files that a service is given for TLS, by the names of their arguments."""
+    given = {"ca": to.ca, "certificate": to.certificate, "key": to.key}
+    return {name: path for name, path in given.items() if path is not None}
 
 
 def is_forwarded(to: object) -> bool:
@@ -163,7 +176,7 @@ def destination_record(to: Destination) -> Any:
     if isinstance(to, Service):
         found: dict[str, Any] = {"service": to.name}
         if to.dns is not None:
-            found["dns"] = to.dns
+            found.update(dns=to.dns, **tls_files(to))
         if to.check is not None:
             found["check"] = to.check.record()
         return found
@@ -188,9 +201,10 @@ def destination_from(record: object) -> Destination:
         members = dict(record)
         if set(members) == {"upstreams"} and isinstance(members["upstreams"], list):
             return Pool([upstream_from(each) for each in members["upstreams"]])
-        if "service" in members and set(members) <= {"service", "dns", "check"}:
-            check = check_from(members["check"]) if "check" in members else None
-            return Service(members["service"], dns=members.get("dns"), check=check)
+        if "service" in members and set(members) <= {"service", "dns", "check", "ca", "certificate", "key"}:
+            if "check" in members:
+                members["check"] = check_from(members["check"])
+            return Service(members.pop("service"), **members)
         if members == {"app": True}:
             return THE_APP
         if "redirect" in members and set(members) <= {"redirect", "status", "keep_path"}:

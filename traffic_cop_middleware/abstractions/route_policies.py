@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, get_args
 
+from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import Destination, header_fields
 from traffic_cop_middleware.abstractions.forwarding import FRAMING, FieldChanges, ForwardedStyle
@@ -20,6 +21,10 @@ NONE = frozenset(" ?#\\")
 
 BALANCED = BalancingSettings()
 """How instances are chosen where a route says nothing else."""
+
+MIRRORED = BalancingSettings(most_ejected=1.0, retry_share=0.0, retry_floor=0.0)
+"""How the instances of a mirror are chosen. Nobody waits for their answers, so there are no retries, and where all of
+them are dead none is asked for a while: that would help nobody."""
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -156,7 +161,8 @@ class RoutePolicy:
 class Action:
     """What is done with a request that a route takes: `GatewayRoute.to`.
 
-    `balancing` is how an instance of the destination is chosen, where that has instances. `mirror` is a pool that gets
+    `balancing` is how an instance of the destination is chosen, where that has instances, and `check` how upstreams
+    that it lists are asked for their health (a service has its own). `mirror` is a pool that gets
     a copy of each request, and whose answers are dropped. `limits` are the limiter's, `cors` names the CORS policy that
     applies in place of the path's.
     """
@@ -167,6 +173,7 @@ class Action:
     limits: Sequence[Any] = ()
     cors: str | None = None
     balancing: BalancingSettings = BALANCED
+    check: HealthCheck | None = None
 
 
 def policy_record(policy: RoutePolicy) -> dict[str, Any]:

@@ -67,10 +67,24 @@ class Upstream:
         """What events call it: its URL, without anything secret, for there is nothing secret in one."""
         return self.url
 
-    def called(self, authority: bytes) -> Upstream:
-        """The same instance, asked under another `Host`: that of the name that led to its address."""
+    def at(self, url: str, weight: int) -> Upstream:
+        """The same service at the URL of one of its addresses.
+
+        It is asked under this one's `Host`, and by TLS under this one's name and with its certificates.
+
+        Raises:
+            ConfigurationError: the URL can't be used.
+        """
+        scheme, host, port, path = _parts(url)
+        name = self.origin.host if scheme == "https" else None
         found = copy(self)
-        object.__setattr__(found, "authority", authority)
+        for field_name, value in (
+            ("url", url),
+            ("weight", weight),
+            ("origin", Origin(scheme, host, port, self.origin.tls, name)),
+            ("prefix", path.encode("ascii")),
+        ):
+            object.__setattr__(found, field_name, value)
         return found
 
     def record(self) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
-from hashlib import blake2b
 
 from traffic_cop_middleware.abstractions.balancing.checks import Checker, HealthCheck, HealthMarks
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.upstreams import Upstream
-from traffic_cop_middleware.contracts import Backend
-from traffic_cop_middleware.contracts.leases import MOST_LEASE_NAME
+from traffic_cop_middleware.contracts import Backend, LeaseStore
+from traffic_cop_middleware.contracts.records import MOST_NAME
 from traffic_cop_middleware.contracts.transport import Deadlines, Outgoing, Transport
 from traffic_cop_middleware.errors import ConfigurationError, UpstreamError
 
@@ -21,14 +21,6 @@ LEASE = 5.0
 
 MOST_BODY = 64 * 1024
 """Bytes that are read of an answer; where there are more its connection is closed."""
-
-
-def _lease_of(pool: BalancedPool) -> str:
-    """The lease's name; with a digest where a pool's own name is longer than that may be."""
-    name = f"health:{pool.name}"
-    if len(name.encode("utf-8", "surrogatepass")) <= MOST_LEASE_NAME:
-        return name
-    return "health:" + blake2b(pool.name.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
 class Checking:
@@ -41,21 +33,33 @@ class Checking:
         self._backend = backend
         self.marks = marks
 
-    def of(self, pool: BalancedPool, check: HealthCheck) -> Leader:
+    def of(self, pool: BalancedPool, check: HealthCheck, key: str) -> Leader:
         """What checks a pool whenever no other worker does, while its `run` runs; the pool goes by the marks.
+
+        `key` is the same for the pools of all workers that have the same instances, and for no others.
+
+        Raises:
+            ConfigurationError: the backend keeps no leases or records.
+        """
+        leases = self.leases(pool.name)
+        self.marks.checks(pool, key)
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return Leader(leases, f"health:{digest}", Checker(pool, check, self.ask, self.marks).run, ttl=LEASE)
+
+    def leases(self, name: str) -> LeaseStore:
+        """What says which worker checks the pool of that name.
 
         Raises:
             ConfigurationError: the backend keeps no leases or records.
         """
         backend = self._backend()
-        leases = getattr(backend, "leases", None)
+        leases: LeaseStore | None = getattr(backend, "leases", None)
         if backend is None or leases is None or backend.records is None:
             raise ConfigurationError(
-                f"Service({pool.name!r}, check=…): the backend can't say which worker checks, or tell the others. Use "
+                f"{name!r}, check=HealthCheck(…): the backend can't say which worker checks, or tell the others. Use "
                 "redis:// or memory://, or leave check out"
             )
-        self.marks.checks(pool)
-        return Leader(leases, _lease_of(pool), Checker(pool, check, self.ask, self.marks).run, ttl=LEASE)
+        return leases
 
     async def ask(self, upstream: Upstream, check: HealthCheck) -> str:
         """Ask an instance; gives why its answer is bad, or "" for a good one."""
@@ -83,3 +87,9 @@ class Checking:
         except UpstreamError as exc:
             return f"its check failed: {exc}"
         return "" if 200 <= status < 300 else f"its check was answered {status}"
+
+
+def key_of_route(name: str) -> str:
+    """Under what the marks of a route's own upstreams stand: no service has such a name."""
+    key = f"route{{{name}}}"
+    return key if len(key.encode()) <= MOST_NAME else f"route{{{hashlib.blake2b(key.encode()).hexdigest()}}}"

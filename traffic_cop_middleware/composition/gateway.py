@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 
-from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
 from traffic_cop_middleware.abstractions.balancing.owners import StoredOwners
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import Service, is_forwarded
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
-from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.route_matching import GatewayTable
-from traffic_cop_middleware.abstractions.route_policies import BALANCED, action_of
+from traffic_cop_middleware.abstractions.route_policies import MIRRORED, action_of
 from traffic_cop_middleware.abstractions.upstreams import Pool
+from traffic_cop_middleware.composition.checking import Checking
 from traffic_cop_middleware.composition.pools import LivePools
-from traffic_cop_middleware.composition.static_pools import Emit, StaticPools
+from traffic_cop_middleware.composition.static_pools import Emit, StaticPools, mirror_name
 from traffic_cop_middleware.contracts import Backend, SessionRouteStore
 from traffic_cop_middleware.contracts.transport import Transport
 from traffic_cop_middleware.errors import ConfigurationError, MissingExtra
@@ -49,8 +48,8 @@ class Gateway:
         self._emit = emit
         self.pool_changed: Callable[[BalancedPool, BalancingSettings | None], None] = lambda pool, own: None
         """Told of a pool that is new, or has other instances or other settings of the code."""
-        self.checker: Callable[[BalancedPool, HealthCheck], Leader] | None = None
-        """What checks a pool's instances."""
+        self.checking: Checking | None = None
+        """Makes what checks a pool's instances."""
         self._live: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LivePools] = weakref.WeakKeyDictionary()
         self.table: GatewayTable = GatewayTable(())
         self.active = False
@@ -96,6 +95,7 @@ class Gateway:
                 _asyncio_loop()
                 if isinstance(to := action_of(route).destination, Service) and to.dns is None:
                     self._live_pools().registry(to)
+                self._see_checks([route])
 
     def change(self, puts: Mapping[str, GatewayRoute | None]) -> None:
         """Take over routes from records, all at once; where one is gone, the one that was added at start stands again.
@@ -107,6 +107,7 @@ class Gateway:
         _refuse_two_places(table)
         live = self._live.get(loop) if (loop := _loop_or_none()) is not None else None
         if live is not None:  # first: a service that can't be watched leaves all as it was
+            self._see_checks(standing.values())
             live.keep(services_of(table))
         for name, route in standing.items():
             if route is not None and action_of(route).limits:
@@ -118,6 +119,8 @@ class Gateway:
         gone = [name for name, route in standing.items() if route is None]
         for pools in tuple(self._pools.values()):
             pools.forget(gone)
+        if live is not None:
+            self._follow([route for route in standing.values() if route is not None])
 
     def start(self) -> None:
         """See that requests can be forwarded on the running event loop.
@@ -137,35 +140,80 @@ class Gateway:
         if _loop_or_none() is not None:  # also where there is no such route yet: one may come with the records
             live = self._live_pools()
             live.keep(services_of(self.table))
+            self._follow(self.table)
             await live.known(within=FIRST_LOOK)
+
+    def _see_checks(self, routes: Iterable[GatewayRoute | None]) -> None:
+        """See that what is to be checked can be.
+
+        Raises:
+            ConfigurationError: the backend keeps no leases or records.
+        """
+        for route in routes:
+            if self.checking is not None and route is not None and action_of(route).check is not None:
+                self.checking.leases(route.name)
+
+    def _follow(self, routes: Iterable[GatewayRoute]) -> None:
+        """Have the pools of routes that are checked, or that took the place of others, before somebody asks."""
+        pools = self._static_pools()
+        for route in routes:
+            action = action_of(route)
+            if isinstance(action.destination, Pool) and (action.check is not None or route.name in pools):
+                self.pool_of(route)
 
     def _live_pools(self) -> LivePools:
         loop = _asyncio_loop()
         live = self._live.get(loop)
         if live is None:
             live = self._live[loop] = LivePools(
-                self._backend, emit=self._emit, changed=self.pool_changed, checker=self.checker
+                self._backend, emit=self._emit, changed=self.pool_changed, checking=self.checking
             )
         return live
 
-    def pool_of(
-        self, destination: Pool | Service, settings: BalancingSettings = BALANCED, *, name: str = ""
-    ) -> BalancedPool:
-        """The instances that a destination leads to, with what the running event loop knows of them.
-
-        `name` is that of the route: where its destination is exchanged for one with the same upstreams (other weights,
-        other settings), what is known of them stays. A service's pool has the service's name.
-
-        Raises:
-            ConfigurationError: the loop is not asyncio's; or it is a service's, and the backend keeps no instances.
-        """
-        if isinstance(destination, Service):
-            return self._live_pools().pool(destination, settings)
+    def _static_pools(self) -> StaticPools:
         loop = _asyncio_loop()
         pools = self._pools.get(loop)
         if pools is None:
-            pools = self._pools[loop] = StaticPools(self._emit, changed=self.pool_changed)
-        return pools.of(destination, settings, name)
+            pools = self._pools[loop] = StaticPools(self._emit, changed=self.pool_changed, checking=self.checking)
+        return pools
+
+    def pool_of(self, route: GatewayRoute) -> BalancedPool:
+        """The instances that a route to a service or upstreams leads to, with what the event loop knows of them.
+
+        Where its upstreams are exchanged, what is known of those that stay does. A service's pool has the service's
+        name, the others their route's.
+
+        Raises:
+            ConfigurationError: the loop is not asyncio's; or the backend keeps no instances of services, or can't check
+                what is to be checked.
+        """
+        action = action_of(route)
+        to = action.destination
+        if isinstance(to, Service):
+            return self._live_pools().pool(to, action.balancing)
+        pools = self._static_pools()
+        found = pools.made.get(to)
+        if found is None:
+            found = pools.make(to, action.balancing, route.name, check=action.check, stands=self._stands(route))
+        return found
+
+    def mirror_of(self, route: GatewayRoute) -> BalancedPool | None:
+        """The instances that get copies of a route's requests.
+
+        Raises:
+            ConfigurationError: the loop is not asyncio's.
+        """
+        to = action_of(route).mirror
+        if to is None:
+            return None
+        pools = self._static_pools()
+        found = pools.made.get(to)
+        if found is None:
+            found = pools.make(to, MIRRORED, mirror_name(route.name), stands=self._stands(route))
+        return found
+
+    def _stands(self, route: GatewayRoute) -> bool:
+        return self.table.named(route.name) is route
 
     def pools(self) -> Iterator[BalancedPool]:
         """The pools of the running event loop that routes lead to, each once, also where nothing was sent yet.
@@ -175,8 +223,10 @@ class Gateway:
         """
         found: dict[BalancedPool, None] = {}
         for route in self.table:
-            if is_forwarded(to := action_of(route).destination):
-                found[self.pool_of(to, action_of(route).balancing, name=route.name)] = None
+            if is_forwarded(action_of(route).destination):
+                found[self.pool_of(route)] = None
+            if (mirror := self.mirror_of(route)) is not None:
+                found[mirror] = None
         yield from found
 
     def made_pools(self) -> Iterator[BalancedPool]:
@@ -207,7 +257,8 @@ class Gateway:
         """Close the connections of the running event loop, and forget what it knows of instances."""
         if (loop := _loop_or_none()) is None:
             return
-        self._pools.pop(loop, None)
+        if (pools := self._pools.pop(loop, None)) is not None:
+            await pools.close()
         if (live := self._live.pop(loop, None)) is not None:
             await live.close()
         if (transport := self._transports.pop(loop, None)) is not None:

@@ -12,17 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
 from traffic_cop_middleware.abstractions.balancing.instances import Member
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import Service
-from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.abstractions.registry.names import DnsWatch
 from traffic_cop_middleware.abstractions.registry.watching import InstanceWatch, ServiceWatch
 from traffic_cop_middleware.abstractions.route_policies import BALANCED
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.adapters.resolving import SystemResolver
+from traffic_cop_middleware.composition.checking import Checking
 from traffic_cop_middleware.composition.static_pools import Emit
 from traffic_cop_middleware.contracts import Backend, Instance, InstanceStore, Resolver
 from traffic_cop_middleware.errors import ConfigurationError
@@ -36,7 +35,7 @@ class LivePools:
     """The pools of services on the running event loop.
 
     `backend` gives what is open on it, if anything. `changed` is told of a pool whenever it has other instances than
-    before, at first when it is made. `checker` gives what checks a pool. `emit` hears of the instances
+    before, at first when it is made. `checking` makes what checks a pool. `emit` hears of the instances
     (`BalancedPool`), and as `instance.refused` of those that announce what can't be used.
     """
 
@@ -46,14 +45,14 @@ class LivePools:
         *,
         emit: Emit,
         changed: Callable[[BalancedPool, BalancingSettings | None], None] = lambda pool, own: None,
-        checker: Callable[[BalancedPool, HealthCheck], Leader] | None = None,
+        checking: Checking | None = None,
         resolver: Resolver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
         self._emit = emit
         self._changed = changed
-        self._checker = checker
+        self._checking = checking
         self._resolver = resolver or SystemResolver()
         self._clock = clock
         self._live: dict[Wanted, Live] = {}
@@ -82,8 +81,8 @@ class LivePools:
         self._changed(pool, None)
         self._tell_what_is_known(live, service)
         runs = [live.watch.run]
-        if service.check is not None and self._checker is not None:
-            runs.append(self._checker(pool, service.check).run)
+        if service.check is not None and self._checking is not None:
+            runs.append(self._checking.of(pool, service.check, service.name).run)
         live.tasks = [asyncio.get_running_loop().create_task(run()) for run in runs]
         return live
 
@@ -179,7 +178,7 @@ class Live:
         self.first = asyncio.Event()
         self._emit = emit
         self._changed = changed
-        self._authority = None if service.dns is None else Upstream(service.dns).authority
+        self._named = service.place
         self._refused: dict[str, str] = {}
 
     def heard(self, instances: Sequence[Instance]) -> None:
@@ -201,7 +200,6 @@ class Live:
         self.first.set()
 
     def _member(self, instance: Instance) -> Member:
-        upstream = Upstream(instance.url, instance.weight)
-        if self._authority is not None:
-            upstream = upstream.called(self._authority)
+        url, weight = instance.url, instance.weight
+        upstream = Upstream(url, weight) if self._named is None else self._named.at(url, weight)
         return Member(upstream, instance.name, metadata=instance.metadata)

@@ -10,12 +10,17 @@ Field = tuple[bytes, bytes]
 
 
 class Origin(NamedTuple):
-    """Where an upstream listens. `scheme` is "http" or "https"; `tls` has certificates of its own."""
+    """Where an upstream listens. `scheme` is "http" or "https"; `tls` has certificates of its own.
+
+    `name` is what TLS asks for (SNI) and what the certificate must be for, where that is not the `host`: the name that
+    led to its address.
+    """
 
     scheme: str
     host: str
     port: int
     tls: SSLContext | None = None
+    name: str | None = None
 
 
 class Deadlines(NamedTuple):

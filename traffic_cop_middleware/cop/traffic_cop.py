@@ -288,7 +288,7 @@ class TrafficCop:
             lambda: self._open("balancing").records("balancing"),
             emit=self._observers.emit,
         )
-        self._gateway.checker = Checking(self._gateway.transport, self._opened_backend, self._health).of
+        self._gateway.checking = Checking(self._gateway.transport, self._opened_backend, self._health)
         self._gateway.pool_changed = self._pool_changed
         for each in proxy_routes:
             self._gateway.add(each)

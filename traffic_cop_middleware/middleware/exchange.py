@@ -185,7 +185,7 @@ class Exchange:
             async with asyncio.timeout(sum(deadlines)):
                 incoming = await self._transport().send(upstream.origin, copy, deadlines=deadlines)
                 told["status"] = incoming.status
-                attempt.answered(outcome_of(incoming.status))
+                attempt.answered()  # of whatever status: errors are what somebody mirrors to see
                 async for _ in incoming.chunks():
                     pass
         except UpstreamError as exc:

@@ -64,9 +64,8 @@ class AffinityCookies:
 
 def expect_owner(context: TrafficContext, route: GatewayRoute, gateway: Gateway) -> None:
     """Ask for the owner of a request's session, where its route's pool goes by that."""
-    action = action_of(route)
-    if is_forwarded(action.destination):
-        pool = gateway.pool_of(action.destination, action.balancing, name=route.name)
+    if is_forwarded(action_of(route).destination):
+        pool = gateway.pool_of(route)
         if pool.settings.affinity == "session" and (session := context.session) is not None and session.known_id:
             context.owner = _stored(session, pool, gateway)
 

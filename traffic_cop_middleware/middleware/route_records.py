@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from traffic_cop_middleware.abstractions.balancing.checks import check_from
 from traffic_cop_middleware.abstractions.balancing.settings import balancing_from
 from traffic_cop_middleware.abstractions.destinations import destination_from, destination_record
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, record_of
@@ -28,6 +29,8 @@ def route_record(each: GatewayRoute) -> dict[str, Any]:
         record["mirror"] = destination_record(action.mirror)
     if balancing := action.balancing.record():
         record["balancing"] = balancing
+    if action.check is not None:
+        record["check"] = action.check.record()
     if action.cors is not None:
         record["cors"] = action.cors
     if action.limits:
@@ -48,6 +51,8 @@ def route_from(name: str, record: Mapping[str, Any]) -> GatewayRoute:
         members["mirror"] = destination_from(members["mirror"])
     if "balancing" in members:
         members["balancing"] = balancing_from(members["balancing"])
+    if "check" in members:
+        members["check"] = check_from(members["check"])
     if "limits" in members:
         limits = members["limits"]
         if not isinstance(limits, Sequence) or isinstance(limits, str):

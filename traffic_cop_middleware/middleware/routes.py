@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
+from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings, balancing_of
-from traffic_cop_middleware.abstractions.destinations import FixedResponse, TheApp, destination, is_forwarded
+from traffic_cop_middleware.abstractions.destinations import FixedResponse, Service, TheApp, destination, is_forwarded
 from traffic_cop_middleware.abstractions.forwarding import ForwardedStyle
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, Scalar, gateway_route
 from traffic_cop_middleware.abstractions.route_policies import BALANCED, Action, Headers, RoutePolicy
@@ -46,6 +47,7 @@ class RouteKwargs(TypedDict, total=False):
     max_body: int | None
     max_headers: int
     balancing: str | BalancingPolicy | BalancingSettings
+    check: HealthCheck | None
     mirror: Any
     limits: Limits
     cors: str
@@ -58,10 +60,10 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
     `Redirect(…)`, `FixedResponse(…)`, `THE_APP`, or an ASGI app. Which requests: `methods`, `hosts`, `headers`, `query`
     and `session` (attributes or claims of who is logged in) narrow it; of several routes the more exact one is taken,
     or the one with the higher `priority`; those that tie share by `weight`. How: see `RoutePolicy`; `balancing` chooses
-    among the instances ("p2c", or `BalancingSettings(…)`); `limits` as in `TrafficCop`;
-    `mirror` names upstreams that get a copy of each request, and whose answers are dropped; `cors` names the CORS
-    policy that applies in place of the path's. `name` is what events and the run-time table call it, by default the
-    pattern.
+    among the instances ("p2c", or `BalancingSettings(…)`); `check` asks upstreams that are listed here for their health
+    (`HealthCheck("/health")`); `limits` as in `TrafficCop`; `mirror` names upstreams that get a copy of each request,
+    and whose answers are dropped; `cors` names the CORS policy that applies in place of the path's. `name` is what
+    events and the run-time table call it, by default the pattern.
 
     Raises:
         ConfigurationError: a value can't be used.
@@ -75,7 +77,8 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
     where = f"route({pattern!r})"
     mirror = given.pop("mirror", None)
     given_balancing = given.pop("balancing", None)
-    beside = [each for each in ("mirror", "balancing") if settings.get(each) is not None]
+    check = given.pop("check", None)
+    beside = [each for each in ("mirror", "balancing", "check") if settings.get(each) is not None]
     limits = limits_of(given.pop("limits", None), "limits")
     cors = given.pop("cors", None)
     if cors is not None and (not isinstance(cors, str) or not cors):
@@ -86,8 +89,9 @@ def route(pattern: str, *, to: Any, **settings: Unpack[RouteKwargs]) -> GatewayR
         policy.check(found.pattern)
         found_to = destination(to, where)
         _check_use(found_to, [*given, *beside])
+        _check_health(found_to, check)
         balancing = balancing_of(given_balancing) if given_balancing is not None else BALANCED
-        action = Action(found_to, policy, _mirror(mirror), limits, cors, balancing)
+        action = Action(found_to, policy, _mirror(mirror), limits, cors, balancing, check)
     except ConfigurationError as exc:
         raise type(exc)(str(exc) if str(exc).startswith(("route", "Upstream")) else f"{where}: {exc}") from exc
     return replace(found, to=action)
@@ -101,6 +105,13 @@ def _check_use(to: object, settings: Iterable[str]) -> None:
     for name in settings:
         if name not in known:
             raise ConfigurationError(f"{name}=… is for routes to upstreams, and to={to!r} is none. Leave it out")
+
+
+def _check_health(to: object, check: object) -> None:
+    if check is not None and not isinstance(check, HealthCheck):
+        raise ConfigurationError(f"check={check!r}: write HealthCheck('/health')")
+    if check is not None and isinstance(to, Service):
+        raise ConfigurationError(f"check=… is for upstreams that a route lists; write Service({to.name!r}, check=…)")
 
 
 def _mirror(mirror: object) -> Pool | None:

@@ -17,7 +17,6 @@ from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.route_policies import RoutePolicy, action_of
 from traffic_cop_middleware.composition.gateway import Gateway
-from traffic_cop_middleware.composition.static_pools import mirror_name
 from traffic_cop_middleware.contracts.transport import Field
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
 from traffic_cop_middleware.middleware.exchange import Exchange, Forwarding, raw_path_of
@@ -103,16 +102,14 @@ def forwarding_of(
     cookies: AffinityCookies | None = None,
 ) -> Forwarding:
     """What the exchange is to do with a request that a route to a pool takes."""
-    action = action_of(route)
-    policy = action.policy
+    policy = action_of(route).policy
     own: list[Field] = [
         (b"x-request-id", context.request_id.encode("ascii")),
         (b"traceparent", context.traceparent.encode("ascii")),
     ]
     if policy.identity and context.session is not None:
         own += identity_fields(context.session, signed=policy.identity == "signed")
-    pool = gateway.pool_of(action.destination, action.balancing, name=route.name)
-    mirror = None if action.mirror is None else gateway.pool_of(action.mirror, name=mirror_name(route.name))
+    pool = gateway.pool_of(route)
     return Forwarding(
         route=route.name,
         pattern=route.pattern,
@@ -120,7 +117,7 @@ def forwarding_of(
         pool=pool,
         client=client_of(scope, context),
         own=own,
-        mirror=mirror,
+        mirror=gateway.mirror_of(route),
         key=key_of(scope, context, pool.settings),
         owner=owner_of(scope, context, pool, gateway, cookies) if pool.settings.affinity else None,
     )

@@ -39,7 +39,8 @@ MOST_REASON = 200
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How the instances of a service are asked for their health: `HealthCheck("/health", interval=2)`.
+    """How instances are asked for their health: `Service("billing", check=HealthCheck("/health", interval=2))`, or
+    `route("/billing/*", to=[…], check=HealthCheck("/health"))` for upstreams that a route lists.
 
     `GET path` every `interval` seconds, by one worker for all; 2xx within `deadline` seconds is a good answer, anything
     else a bad one. After `unhealthy` bad ones in a row an instance gets no requests, after `healthy` good ones it does.
@@ -98,42 +99,47 @@ class HealthMarks:
     ) -> None:
         self._made = made
         self._messaging = messaging
-        self._checked: WeakKeyDictionary[BalancedPool, Mapping[str, str]] = WeakKeyDictionary()
+        self._checked: WeakKeyDictionary[BalancedPool, str] = WeakKeyDictionary()
         self.live: LiveTable[Mapping[str, str]] = LiveTable(
             HEALTH, parse=lambda _, record: _marks_from(record), swap=self._swap, emit=emit
         )
 
-    def checks(self, pool: BalancedPool) -> None:
-        """This pool is checked: it goes by the marks from now on."""
-        self._checked.setdefault(pool, {})
+    def checks(self, pool: BalancedPool, key: str) -> None:
+        """This pool is checked: it goes by the marks from now on, which stand under a key."""
+        self._checked[pool] = key
+        self.obey(pool)
+
+    def unchecked(self, pool: BalancedPool) -> None:
+        """This pool is checked no longer: it has no marks."""
+        self._checked.pop(pool, None)
         self.obey(pool)
 
     def obey(self, pool: BalancedPool) -> None:
         """Apply the marks to a pool: it has other instances, or there are other marks."""
-        before = self._checked.get(pool)
-        if before is None:
-            return
-        marks = self._checked[pool] = self.of(pool)
+        marks = self.of(pool)
         with pool.together():
-            for name in {*before, *marks}:
+            for name in {*pool.unhealthy(), *marks}:
                 with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
                     pool.mark(name, healthy=name not in marks, reason=marks.get(name, "it answers its checks"))
 
     def of(self, pool: BalancedPool) -> Mapping[str, str]:
         """Why who is unhealthy."""
-        return self.live.values.get(pool.name, {})
+        key = self._checked.get(pool)
+        return {} if key is None else self.live.values.get(key, {})
 
     async def tell(self, pool: BalancedPool, marks: Mapping[str, str]) -> None:
-        """Tell all workers who is unhealthy now. Three round trips.
+        """Tell all workers who is unhealthy now, if the pool is checked. Three round trips.
 
         Raises:
             StoreUnavailable: the backend is away.
         """
-        await self._messaging().publish(HEALTH, {pool.name: dumps(dict(marks)) if marks else None})
+        key = self._checked.get(pool)
+        if key is not None:
+            await self._messaging().publish(HEALTH, {key: dumps(dict(marks)) if marks else None})
 
     def _swap(self, puts: Mapping[str, Mapping[str, str] | None]) -> None:
         for each in self._made():
-            if each.name in puts:
+            if self._checked.get(each) in puts:
                 self.obey(each)
 
 

@@ -55,8 +55,9 @@ class Instance(PeakLatency):
 
     __slots__ = (
         *("candidate", "draining", "ejected_for", "ejected_until", "ejections", "failures", "healthy_since"),
-        *("in_flight", "metadata", "name", "removed", "requests", "share", "slow_until", "streak", "unhealthy"),
-        *("upstream", "weight", "window_ends", "window_failures", "window_first", "window_good", "window_seconds"),
+        *("identity", "in_flight", "metadata", "name", "removed", "requests", "share", "slow_until", "streak"),
+        *("unhealthy", "upstream", "weight", "window_ends", "window_failures", "window_first", "window_good"),
+        "window_seconds",
     )
 
     def __init__(self, member: Member, *, tau: float, latency: float, now: float) -> None:
@@ -68,6 +69,8 @@ class Instance(PeakLatency):
         self.weight = self.share
         self.in_flight = 0
         self.candidate = False
+        self.identity = object()
+        """What it shares with its copies in pools that follow this one's."""
         # Facts
         self.draining: str | None = None
         self.unhealthy: str | None = None

@@ -94,7 +94,6 @@ class LoadBalancingAbstraction:
         self._messaging = messaging
         self._emit = emit
         self._own: WeakKeyDictionary[BalancedPool, BalancingSettings] = WeakKeyDictionary()
-        self._obeyed: WeakKeyDictionary[BalancedPool, PoolOrders] = WeakKeyDictionary()
         self.live: LiveTable[PoolOrders] = LiveTable(
             BALANCING, parse=lambda _, record: orders_from(record), swap=self._swap, emit=emit
         )
@@ -179,19 +178,18 @@ class LoadBalancingAbstraction:
         `own` are the settings of the code where those are others now; by default what it was made with.
         """
         own = self._own[pool] = own or self._own.get(pool, pool.settings)
-        before, said = self._obeyed.get(pool, NOTHING_SAID), self.live.values.get(pool.name, NOTHING_SAID)
+        said = self.live.values.get(pool.name, NOTHING_SAID)
         settings = said.settings or own
         if settings != pool.settings:
             pool.configure(settings)
             self._emit("pool.configured", {"pool": pool.name, "by": "code" if said.settings is None else "record"})
         with pool.together():
-            for name in {*said.draining, *before.draining}:
+            for name in {*said.draining, *pool.drained()}:
                 with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
                     if name in said.draining:
                         pool.drain(name, reason=said.draining[name])
                     else:
                         pool.resume(name)
-        self._obeyed[pool] = said
 
     def _swap(self, puts: Mapping[str, PoolOrders | None]) -> None:
         for each in self._made():

@@ -8,10 +8,11 @@ attempts that have not ended, and, where each choice is begun at once, never abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from random import Random
 from time import monotonic
 from typing import cast
+from weakref import ref
 
 from traffic_cop_middleware.abstractions.balancing.attempts import Attempt, Nobody, Pending
 from traffic_cop_middleware.abstractions.balancing.choosing import policy_for
@@ -36,6 +37,9 @@ class BalancedPool(Roster):
     instances: `instance.added`, `.removed`, `.ejected`, `.returned`, `.unhealthy`, `.healthy`, `.draining`, `.resumed`
     and `pool.panic`, with `pool`, `instance`, `reason` and others.
 
+    A pool `after` another begins with what that one knows of the instances that both have (by name and URL), and has
+    its retry budget. Requests that began in the one before go on there, to its instances alone; this one hears of them.
+
     Raises:
         ConfigurationError: two members have one name, or there are too many.
     """
@@ -49,6 +53,7 @@ class BalancedPool(Roster):
         clock: Callable[[], float] = monotonic,
         random: Random | None = None,
         emit: Emit = lambda kind, attributes: None,
+        after: BalancedPool | None = None,
     ) -> None:
         super().__init__(name, settings or BalancingSettings(), clock=clock, emit=emit)
         self._random = random or Random()  # noqa: S311 - who gets a request is no secret
@@ -57,6 +62,16 @@ class BalancedPool(Roster):
         self._policy = policy_for(self.settings, self._random)
         self._told: object = None
         self._pending: dict[Pending, None] = {}
+        self._before: list[ref[BalancedPool]] = []
+        self._after: list[ref[BalancedPool]] = []
+        if after is not None:
+            self._follow(after)
+            self._budget = after._budget
+            self._budget.share, self._budget.floor = self.settings.retry_share, self.settings.retry_floor
+            self._before = [each for each in (*after._before, ref(after)) if each() is not None]
+            for each in self._before:
+                if (pool := each()) is not None:
+                    pool._after = [*(one for one in pool._after if one() is not None), ref(self)]
         self.change(members)
 
     # Choosing
@@ -149,11 +164,9 @@ class BalancedPool(Roster):
         slowly.
         """
         now = self._clock()
-        instance.in_flight += 1
-        if instance.candidate:
-            self._in_flight += 1
-        if timed:
-            instance.asked(now)
+        self._count(instance, now, timed=timed)
+        for pool, same in self._heard_after(instance) if self._after else ():
+            pool._count(same, now, timed=timed)
         return Attempt(self, instance, now, timed=timed)
 
     def answered(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
@@ -161,9 +174,40 @@ class BalancedPool(Roster):
         instance, now = attempt.instance, self._clock()
         attempt.before = instance.streak
         passed = now - attempt.began if seconds is None else seconds
+        self._judge(instance, outcome, passed, now, timed=attempt.timed)
+        for pool, same in self._heard_after(instance) if self._after else ():
+            pool._judge(same, outcome, passed, now, timed=attempt.timed)
+
+    def ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Nothing of an attempt is under way any more (`Attempt.ended`)."""
+        instance = attempt.instance
+        broken = outcome in FAILURES and attempt.verdict is Outcome.OK
+        if attempt.verdict is None:
+            attempt.verdict = outcome
+            self.answered(attempt, outcome, None)
+        self._end(instance, outcome if broken else None, attempt.before)
+        for pool, same in self._heard_after(instance) if self._after else ():
+            pool._end(same, outcome if broken else None, attempt.before)
+
+    def _heard_after(self, instance: Instance) -> Iterator[tuple[BalancedPool, Instance]]:
+        """The pools that follow this one and have the instance too, each with its copy."""
+        for each in self._after:
+            pool = each()
+            same = None if pool is None else pool._same(instance)
+            if pool is not None and same is not None:
+                yield pool, same
+
+    def _count(self, instance: Instance, now: float, *, timed: bool) -> None:
+        instance.in_flight += 1
+        if instance.candidate:
+            self._in_flight += 1
+        if timed:
+            instance.asked(now)
+
+    def _judge(self, instance: Instance, outcome: Outcome, passed: float, now: float, *, timed: bool) -> None:
         reason: str | None = None
         if outcome is OK:
-            if attempt.timed:
+            if timed:
                 instance.took(passed, now, owed=True)
                 reason = self._outliers.good(instance, passed, now)
             else:
@@ -171,32 +215,27 @@ class BalancedPool(Roster):
             if reason is None and self._panic and now < instance.ejected_until:
                 self._readmit(instance, now, "it answers well")
         elif outcome in FAILURES:
-            price = self._outliers.price(passed if attempt.timed else 0.0)
-            if attempt.timed and outcome is not Outcome.TIMEOUT:
+            price = self._outliers.price(passed if timed else 0.0)
+            if timed and outcome is not Outcome.TIMEOUT:
                 instance.took(price, now, owed=True)
             else:
-                if attempt.timed:
+                if timed:
                     instance.given_up()
                 instance.took(price, now)
             reason = self._outliers.bad(instance, outcome, now)
-        elif attempt.timed:
+        elif timed:
             instance.given_up()
             instance.took_at_least(passed, now)
         if reason is not None:
             self._eject(instance, reason, now)
 
-    def ended(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Nothing of an attempt is under way any more (`Attempt.ended`)."""
-        instance = attempt.instance
-        if attempt.verdict is None:
-            attempt.verdict = outcome
-            self.answered(attempt, outcome, None)
-        elif attempt.verdict is OK and outcome in FAILURES:
+    def _end(self, instance: Instance, broken: Outcome | None, streak: int) -> None:
+        if broken is not None:
             # Its head was counted as a good answer, which ended a row of failures that now goes on.
             now = self._clock()
-            instance.streak = max(instance.streak, attempt.before)
+            instance.streak = max(instance.streak, streak)
             instance.took(self._outliers.price(0.0), now)
-            reason = self._outliers.bad(instance, outcome, now, again=True)
+            reason = self._outliers.bad(instance, broken, now, again=True)
             if reason is not None:
                 self._eject(instance, reason, now)
         instance.in_flight -= 1

@@ -12,8 +12,9 @@ somebody looked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from math import inf
 from statistics import median
 from typing import Any
@@ -93,6 +94,14 @@ class Roster:
             return "it is no longer in the pool"
         self.fit()  # as of now
         return "" if instance.candidate else instance.reason(self._clock())
+
+    def unhealthy(self) -> Collection[str]:
+        """The names of those that active checks found ill."""
+        return [name for name, each in self._instances.items() if each.unhealthy is not None]
+
+    def drained(self) -> Collection[str]:
+        """The names of those that are being drained."""
+        return [name for name, each in self._instances.items() if each.draining is not None]
 
     def mark(self, name: str, *, healthy: bool, reason: str = "") -> None:
         """What active checks found. Who is healthy again starts slowly, and its past failures are forgotten.
@@ -185,6 +194,24 @@ class Roster:
         else:
             self._settle(now)
 
+    def _follow(self, before: Roster) -> None:
+        """Begin with what another roster knows of its instances, which tells no more of them: this one does.
+
+        Both have copies of their own, so either goes on by itself.
+        """
+        self._outliers = copy(before._outliers)
+        self._outliers.settings = self.settings
+        self._panic = before._panic
+        for name, each in before._instances.items():
+            mine = self._instances[name] = copy(each)
+            mine.tau, mine.candidate = self.settings.tau, False
+        before._emit = _nobody_hears
+
+    def _same(self, instance: Instance) -> Instance | None:
+        """The copy of another roster's instance, if it is still here."""
+        found = self._instances.get(instance.name)
+        return found if found is not None and found.identity is instance.identity else None
+
     def _start_anew(self, instance: Instance, now: float) -> None:
         instance.ejected_until, instance.ejections, instance.streak = 0.0, 0, 0
         instance.healthy_since = now
@@ -236,6 +263,10 @@ class Roster:
 
     def _tell(self, what: str, instance: Instance, **attributes: Any) -> None:
         self._emit(f"instance.{what}", {"pool": self.name, "instance": instance.name, **attributes})
+
+
+def _nobody_hears(kind: str, attributes: Mapping[str, Any]) -> None:
+    """Where another roster tells of the same instances."""
 
 
 def _is(instance: Instance, member: Member | None) -> bool:

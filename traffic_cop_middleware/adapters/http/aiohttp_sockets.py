@@ -64,11 +64,13 @@ class Sockets:
         *,
         subprotocols: Sequence[str],
         tls: SSLContext | bool,
+        name: str | None,
         timeout: aiohttp.ClientTimeout,
         stall: float,
     ) -> Socket:
         """Connect and shake hands.
 
+        `name` is what the certificate must be for, where that is not the URL's host.
         `stall` is the seconds after which a connection is lost that takes nothing of what is sent.
 
         Raises:
@@ -86,6 +88,7 @@ class Sockets:
                     autoclose=False,
                     max_msg_size=MOST_MESSAGE + 1,  # aiohttp's is the first size that is refused
                     ssl=tls,
+                    server_hostname=name,
                     timeout=aiohttp.ClientWSTimeout(ws_close=BROKEN_DEADLINE),  # pyright: ignore[reportCallIssue]
                 )
         except aiohttp.WSServerHandshakeError as exc:

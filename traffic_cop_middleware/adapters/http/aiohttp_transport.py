@@ -108,7 +108,7 @@ class AiohttpTransport:
                 del self._places[next(iter(self._places))]
             tls = origin.tls if origin.tls is not None else True
             url = url_of(origin, b"/")
-            place = Place("GET", url, loop=asyncio.get_running_loop(), ssl=tls)
+            place = Place("GET", url, loop=asyncio.get_running_loop(), ssl=tls, server_hostname=origin.name)
             self._places[origin] = place
         return place
 
@@ -121,6 +121,7 @@ class AiohttpTransport:
                 _headers(request.fields),
                 subprotocols=subprotocols,
                 tls=origin.tls if origin.tls is not None else True,
+                name=origin.name,
                 timeout=_timeout(deadlines),
                 stall=deadlines.idle,
             )
