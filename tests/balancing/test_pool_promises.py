@@ -145,7 +145,9 @@ class PoolMachine(RuleBasedStateMachine):
         share=st.sampled_from([0.0, 0.3, 1.0]),
         slow=st.sampled_from([0.0, 5.0]),
     )
-    def configure(self, policy: str, affinity: Literal["session"] | None, most: int | None, share: float, slow: float) -> None:
+    def configure(
+        self, policy: str, affinity: Literal["session"] | None, most: int | None, share: float, slow: float
+    ) -> None:
         self.pool.configure(
             BalancingSettings(
                 policy=policy,

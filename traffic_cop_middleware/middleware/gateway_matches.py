@@ -47,13 +47,19 @@ def candidates_of(gateway: Gateway, scope: Scope, *, method: str | None = None) 
     if not table:
         return ()
     headers = scope.get("headers", ())
-    host = next((value for name, value in headers if name == b"host"), b"")
+    host = b""
+    for name, value in headers:  # a generator would cost as much again
+        if name == b"host":
+            host = value
+            break
     asked: str = method or scope.get("method", "GET")
     return table.find(asked, host.decode("latin-1"), raw_path_of(scope), headers, scope.get("query_string", b""))
 
 
 def choose(candidates: Sequence[GatewayRoute], session: RequestSession | None) -> GatewayRoute | None:
     """The route among the candidates, once the session is known."""
+    if len(candidates) == 1 and not candidates[0].session:
+        return candidates[0]
     for at, route in enumerate(candidates):
         if route.session and not _holds(route, session):
             continue

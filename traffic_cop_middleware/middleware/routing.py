@@ -102,7 +102,8 @@ def forwarding_of(
     cookies: AffinityCookies | None = None,
 ) -> Forwarding:
     """What the exchange is to do with a request that a route to a pool takes."""
-    policy = action_of(route).policy
+    action = action_of(route)
+    policy = action.policy
     own: list[Field] = [
         (b"x-request-id", context.request_id.encode("ascii")),
         (b"traceparent", context.traceparent.encode("ascii")),
@@ -117,7 +118,7 @@ def forwarding_of(
         pool=pool,
         client=client_of(scope, context),
         own=own,
-        mirror=gateway.mirror_of(route),
+        mirror=None if action.mirror is None else gateway.mirror_of(route),
         key=key_of(scope, context, pool.settings),
         owner=owner_of(scope, context, pool, gateway, cookies) if pool.settings.affinity else None,
     )
