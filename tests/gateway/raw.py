@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
@@ -163,11 +164,16 @@ class Upstream:
             writer.close()
 
 
+RECEIVED = 256 * 1024
+"""Bytes that the system keeps for who does not read: left alone it keeps up to 32 MiB, by its mood."""
+
+
 @contextlib.asynccontextmanager
 async def upstream(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """A service on 127.0.0.1 while the context lasts."""
     service = Upstream(script)
     server = await asyncio.start_server(service._serve, "127.0.0.1", 0, ssl=tls, limit=2**20)
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
     service.port = server.sockets[0].getsockname()[1]
     service.scheme = "https" if tls else "http"
     try:
@@ -199,6 +205,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 async def client(port: int) -> AsyncIterator[Peer]:
     """A connection to 127.0.0.1."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
     peer = Peer(reader, writer)
     try:
         yield peer
