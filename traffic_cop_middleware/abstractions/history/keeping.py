@@ -1,0 +1,177 @@
+"""Who makes the history: minutes that are over go from the live windows into it, and are rolled up.
+
+Theory of operation. A pass takes the minutes of the last 20 whose windows have other stamps than at the pass before,
+and writes each as a whole: so a worker that writes late is still counted, and a leader that begins anew writes again
+what is there already. Writing a minute makes its 5 minutes due, these the hour, and that the day
+(`contracts/history.py`); what is due and over is added up from the finer buckets, and written as a whole too. Last,
+what is too old goes, but for what is still to be rolled up.
+
+Invariant: the history of a minute is what the windows held when they were last seen changed. Windows are kept for 25
+minutes after a write, all parts at once, and only the last 20 minutes are looked at: none is seen half gone.
+
+Where the live figures are shared one worker does this, the leader, whose token keeps out one that was held up and has
+lost its lease meanwhile. Where each process has its own, each is a source of its own, and its rows stand beside the
+others'.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.history.ranges import KEPT
+from traffic_cop_middleware.abstractions.history.rows import rolled_up, rows_of
+from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
+from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE
+from traffic_cop_middleware.abstractions.metrics.summary import Summary
+from traffic_cop_middleware.abstractions.metrics.windows import Windows, tails_of
+from traffic_cop_middleware.contracts import HistoryBucket, HistoryStore, MetricsStore, Span
+from traffic_cop_middleware.contracts.history import RESOLUTIONS
+from traffic_cop_middleware.errors import StoreError
+
+log = logging.getLogger("traffic_cop")
+T = TypeVar("T")
+
+LOOKED_AT = 20
+"""Minutes whose windows may still change."""
+SETTLED = 15.0
+"""Seconds after its end from which on a minute is taken: by then all workers have flushed what they had of it."""
+AGAIN = 5.0
+"""Seconds until the next try where a store was away."""
+PRUNE_PERIOD = 3_600.0
+MOST_PRUNES = 1_000
+"""Rounds of one pruning."""
+
+
+class HistoryKeeper:
+    """Makes the history of `metrics`. `clock` gives seconds since the epoch; what is long is done in the `threads`.
+
+    `flush` writes what this process has counted, so that it is in the windows. Others do that by themselves.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricsStore,
+        history: HistoryStore,
+        *,
+        clock: Callable[[], float],
+        threads: anyio.CapacityLimiter,
+        flush: Callable[[], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._metrics = metrics
+        self._history = history
+        self._clock = clock
+        self._threads = threads
+        self._flush = flush
+        self._sleep = sleep
+        self._windows = Windows(metrics, threads=threads)
+        self._taking = anyio.Lock()
+        self._taken: dict[int, tuple[int, ...]] = {}
+        """The stamps of the windows of a minute when it was taken, with the store's epoch."""
+        self._pruned = 0.0
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether each process makes a history for itself: its figures are nobody else's, or its history is not."""
+        return not (self._metrics.shared and self._history.durable)
+
+    @property
+    def lasts(self) -> bool:
+        return self._history.durable
+
+    async def keep(self, token: int | None) -> None:
+        """Make a pass after each minute, until cancelled; with a token also until a higher one has written."""
+        self._taken.clear()  # another leader may have written less since
+        while True:
+            rest = MINUTE - (self._clock() - SETTLED) % MINUTE
+            try:
+                if not await self.take(token=token):
+                    if token is not None:
+                        log.warning("another worker has taken over the history of the traffic")
+                        return
+                    rest = AGAIN  # another process has rolled up the same
+            except StoreError as exc:
+                log.debug("the history of the traffic waits for its stores: %s", exc)
+                rest = AGAIN
+            except Exception:
+                log.exception("the history of the traffic was not written; the next pass tries again")
+            await self._sleep(rest)
+
+    async def take(self, *, token: int | None, ending: bool = False) -> bool:
+        """Make a pass. With `ending`, when all is flushed that there will be, also the minute that is not over.
+
+        False where another leader has written.
+
+        Some round trips to the metrics for each minute that has changed, and some to the history for each bucket.
+
+        Raises:
+            StoreError: a store is away, or answers with an error; the next pass makes it good.
+        """
+        async with self._taking:
+            if not ending and not self._metrics.shared:
+                await self._flush()
+            return (
+                await self._take_minutes(token, ending=ending)
+                and await self._roll_up(token)
+                and await self._prune(token)
+            )
+
+    async def _take_minutes(self, token: int | None, *, ending: bool) -> bool:
+        epoch = (await answered(self._metrics.record())).epoch
+        last = int((self._clock() - (0 if ending else SETTLED)) // MINUTE) + ending
+        minutes = range(max(0, last - LOOKED_AT), last)
+        names = [f"1m:{minute}" for minute in minutes]
+        stamps = await answered(self._metrics.stamps([*names, *tails_of(names)]))
+        self._taken = {minute: known for minute, known in self._taken.items() if minute in minutes}
+        for at, minute in enumerate(minutes):
+            seen = (epoch, stamps[at], stamps[at + len(names)])
+            if any(seen[1:]) and self._taken.get(minute) != seen:
+                summary = await self._minute(names[at])
+                if (await answered(self._metrics.record())).epoch != epoch:
+                    return True  # the store has lost everything meanwhile: the next pass knows what it has now
+                rows = await self._in_thread(partial(rows_of, summary, pause=Pauses()))
+                bucket = HistoryBucket(MINUTE, minute * MINUTE, epoch)
+                if rows and not await self._history.write(bucket, rows, token=token):
+                    return False
+                self._taken[minute] = seen
+        return True
+
+    async def _minute(self, name: str) -> Summary:
+        """A minute over all workers."""
+        summary = Summary()
+        for window in (await self._windows.read([name, *tails_of([name])], now=self._clock())).values():
+            await self._in_thread(partial(summary.add, window, pause=Pauses()))
+        return summary
+
+    async def _roll_up(self, token: int | None) -> bool:
+        for finer, resolution in pairwise(RESOLUTIONS):
+            for due in await self._history.due():
+                if due.resolution == resolution and due.start + resolution + SETTLED <= self._clock():
+                    found = await self._history.read([Span(finer, due.start, due.start + resolution)])
+                    rows = await self._in_thread(partial(rolled_up, [past.row for past in found], pause=Pauses()))
+                    bucket = HistoryBucket(resolution, due.start)
+                    if not await self._history.write(bucket, rows, token=token, stamp=due.stamp):
+                        return False
+        return True
+
+    async def _prune(self, token: int | None) -> bool:
+        now = self._clock()
+        if self._pruned <= now < self._pruned + PRUNE_PERIOD:
+            return True
+        before = {resolution: int(now - kept) for resolution, kept in KEPT.items()}
+        for _ in range(MOST_PRUNES):
+            if not await self._history.prune(before, token=token):
+                break
+        self._pruned = now
+        return True
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
