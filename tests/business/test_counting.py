@@ -1,0 +1,287 @@
+"""What is counted, over workers, minutes and years, under a clock of the test's own."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.history.crew import DAY, MIDNIGHT, SharedMetrics, Worker
+from traffic_cop_middleware import BusinessMetric, ConfigurationError, Range
+from traffic_cop_middleware.abstractions.business.costs import CostOf
+from traffic_cop_middleware.abstractions.business_metrics import BusinessMetricsAbstraction
+from traffic_cop_middleware.abstractions.history.rows import capped
+from traffic_cop_middleware.abstractions.metrics.business import Level
+from traffic_cop_middleware.abstractions.metrics.figures import Figures
+from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
+from traffic_cop_middleware.abstractions.metrics.summary import BUSINESS, Summary, encode, summary_of, summed_up
+from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
+from traffic_cop_middleware.adapters.memory.history import MemoryHistory
+from traffic_cop_middleware.testing import FakeClock
+
+METRICS = (
+    BusinessMetric("orders", "count", attributes={"plan": ["free", "pro"]}),
+    BusinessMetric("basket", "observe", attributes=["plan"], unit="EUR"),
+    BusinessMetric("queue", "gauge", attributes=["name"]),
+)
+
+
+class Shop(Worker):
+    def __init__(self, metrics: Any, history: Any, clock: FakeClock) -> None:
+        super().__init__(metrics, history, clock)
+        self.business = BusinessMetricsAbstraction(METRICS, self.recorder, analytics=lambda: self.analytics)
+
+
+def shops(number: int) -> tuple[FakeClock, list[Shop]]:
+    clock = FakeClock(MIDNIGHT)
+    metrics, history = SharedMetrics(clock=clock), MemoryHistory()
+    return clock, [Shop(metrics, history, clock) for _ in range(number)]
+
+
+@pytest.mark.asyncio
+async def test_two_workers_count_together_and_are_read_at_once() -> None:
+    clock, (one, two) = shops(2)
+    one.business.count("orders", 3, plan="pro")
+    two.business.count("orders", plan="free")
+    two.business.count("orders", plan="nobody knows")
+    one.business.observe("basket", 19.99, plan="pro")
+    two.business.observe("basket", Decimal("0.01"), plan="pro")
+    await two.analytics.flush()
+    clock.advance(3)
+    found = await one.business.read("orders", "15m", by="plan")
+    assert found.total.value == 5
+    assert {name: figure.value for name, figure in found.groups.items()} == {"pro": 3, "free": 1, "__overflow__": 1}
+    assert (found.end, found.kind) == (MIDNIGHT + 3, "count")
+    basket = (await two.business.read("basket", "15m")).total
+    assert (basket.value, basket.observations, basket.mean) == (20.0, 2, 10.0)
+    assert basket.p99 == pytest.approx(19.99, rel=0.011)
+
+
+@pytest.mark.asyncio
+async def test_figures_stay_when_they_go_into_the_history_and_are_rolled_up() -> None:
+    clock, (one, two) = shops(2)
+    hours = 30
+    for hour in range(hours):
+        for shop in (one, two):
+            shop.business.count("orders", 2, plan="pro")
+            shop.business.observe("basket", 0.1, plan="free")
+            shop.business.gauge("queue", hour if shop is one else -hour, name="mails")
+            await shop.analytics.flush()
+        clock.advance(100)
+        await one.analytics.flush()
+        await two.analytics.flush()
+        await one.analytics.keeper.take(token=None)
+        assert (await two.business.read("orders", "7d")).total.value == 4 * (hour + 1)
+        clock.advance(3_500)
+        await one.analytics.keeper.take(token=None)
+    found = await one.business.read("orders", Range(MIDNIGHT), by="plan", step="1d")
+    assert found.total.value == 4 * hours
+    assert sum(point.total.value or 0 for point in found.points) == 4 * hours
+    assert [point.start for point in found.points] == [MIDNIGHT, MIDNIGHT + DAY]
+    basket = (await two.business.read("basket", Range(MIDNIGHT))).total
+    assert (basket.value, basket.observations) == (6.0, 60)
+    queue = (await two.business.read("queue", Range(MIDNIGHT), by="name")).groups["mails"]
+    assert (queue.low, queue.high) == (-29, 29)
+    assert abs(queue.value or 0) == 29
+    assert queue.at == MIDNIGHT + 29 * 3_600
+
+
+@pytest.mark.asyncio
+async def test_the_gauge_that_was_said_last_by_any_worker_stands() -> None:
+    clock, (one, two) = shops(2)
+    for shop, value in ((one, 5), (two, 9), (one, 2.5), (two, 7)):
+        shop.business.gauge("queue", value, name="mails")
+        clock.advance(1)
+    one.business.gauge("queue", -1, name="jobs")
+    for shop in (two, one):
+        await shop.analytics.flush()
+    found = await one.business.read("queue", "15m", by="name")
+    assert found.groups["mails"].value == 7
+    assert (found.groups["mails"].low, found.groups["mails"].high, found.groups["mails"].at) == (2.5, 9, MIDNIGHT + 3)
+    assert found.total.value == -1
+    assert (await one.business.read("queue", Range(MIDNIGHT - 600, MIDNIGHT - 60))).total.value is None
+
+
+@pytest.mark.asyncio
+async def test_a_trend_has_the_stretch_before_and_that_of_last_week() -> None:
+    clock, (one, two) = shops(2)
+    for days, orders in ((0, 10), (6, 40), (7, 30)):
+        clock.advance(MIDNIGHT + days * DAY - clock())
+        for shop in (one, two):
+            shop.business.count("orders", orders // 2, plan="pro")
+            shop.business.gauge("queue", orders, name="mails")
+            await shop.analytics.flush()
+        clock.advance(120)
+        for shop in (one, two):
+            await shop.analytics.flush()
+        await one.analytics.keeper.take(token=None)
+    clock.advance(DAY - 120)
+    trend = await one.business.trends("orders", "24h", by="plan")
+    assert [each.total.value for each in (trend.now, trend.before, trend.week_before)] == [30, 40, 10]
+    assert trend.total.change == pytest.approx(-0.25)
+    assert trend.total.week_change == pytest.approx(2.0)
+    assert trend.groups["pro"].change == pytest.approx(-0.25)
+    queue = await one.business.trends("queue", "24h")
+    assert (queue.total.change, queue.total.week_change) == (-0.25, 2.0)
+    nothing = (await one.business.trends("basket", "24h")).total
+    assert (nothing.change, nothing.week_change, nothing.now.value) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda it: it.count("ordres"), "'orders' (count), 'basket' (observe), 'queue' (gauge)"),
+        (lambda it: it.count("basket"), "'basket' (observe)"),
+        (lambda it: it.count("orders", plam="pro"), "'plan'"),
+        (lambda it: it.count("orders", -1), "-1"),
+        (lambda it: it.count("orders", 1.5), "1.5"),
+        (lambda it: it.count("orders", True), "True"),
+        (lambda it: it.count("orders", 10**15 + 1), "10000"),
+        (lambda it: it.observe("basket", -0.01), "-0.01"),
+        (lambda it: it.observe("basket", float("nan")), "nan"),
+        (lambda it: it.observe("basket", 1e16), "1e+16"),
+        (lambda it: it.observe("basket", "3"), "'3'"),
+        (lambda it: it.gauge("queue", float("inf")), "inf"),
+        (lambda it: it.gauge("queue", Decimal("nan")), "NaN"),
+        (lambda it: it.gauge("queue", True), "True"),
+    ],
+)
+def test_what_is_not_declared_or_no_number_is_an_error_and_not_counted(call: Any, named: str) -> None:
+    _, (shop,) = shops(1)
+    with pytest.raises(ConfigurationError) as caught:
+        call(shop.business)
+    assert named in str(caught.value)
+    assert not shop.recorder.running.business
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda it: it.read("ordres"),
+        lambda it: it.read("orders", by="shop"),
+        lambda it: it.read("orders", "soon"),
+        lambda it: it.read("orders", step="2m"),
+        lambda it: it.read("orders", "4w", step="1m"),
+        lambda it: it.usage(by="status"),
+    ],
+)
+async def test_a_question_that_can_not_be_answered_is_an_error(ask: Any) -> None:
+    _, (shop,) = shops(1)
+    with pytest.raises(ConfigurationError):
+        await ask(shop.business)
+
+
+def test_threads_count_together_while_slots_are_put_aside() -> None:
+    _, (shop,) = shops(1)
+    recorder = shop.recorder
+    each, number = 20_000, 4
+
+    def work() -> None:
+        for _ in range(each):
+            shop.business.count("orders", plan="pro")
+            shop.business.observe("basket", 1)
+
+    threads = [threading.Thread(target=work) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        recorder.cut()
+        recorder.fold()
+    recorder.turn(early=True)
+    recorder.fold()
+    found = recorder.total()[1]
+    business = summed([(found, False)], unreadable=strict).business
+    assert business.numbers == {("orders", "pro"): each * number, ("basket", ""): each * number * 1_000_000}
+
+
+counted = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 10**15), st.floats(-1e300, 1e300), st.integers(0, 100)),
+    max_size=30,
+)
+
+
+def figures_of(some: Any) -> Figures:
+    figures = Figures()
+    for label, number, value, time in some:
+        figures.business.add(("n", label), number)
+        figures.business.histogram(("o", label)).add(abs(value))
+        figures.business.add(("o", label), number * 1_000_000)
+        figures.business.set(("l", label), Level(float(time), value, value, value))
+    return figures
+
+
+@given(counted, counted)
+def test_blobs_of_workers_add_up_to_what_one_would_have_counted(one: Any, two: Any) -> None:
+    whole, parts = figures_of([*one, *two]), [figures_of(one), figures_of(two)]
+    found = summed_up([encode(summary_of(part)) for part in parts], unreadable=strict)
+    expected = summary_of(whole)
+    assert found.rows == expected.rows
+    assert found.levels == expected.levels
+    assert {name: each.bins() for name, each in found.durations.items()} == {
+        name: each.bins() for name, each in expected.durations.items()
+    }
+    sums = summed([(encode_sums(part), False) for part in parts], unreadable=strict).business
+    assert sums.levels == whole.business.levels
+    assert sums.numbers == whole.business.numbers
+
+
+def test_a_history_keeps_the_largest_series_and_the_rest_as_one() -> None:
+    summary = Summary()
+    for number in range(2_500):
+        name = (BUSINESS, "orders", f"s{number}")
+        summary.rows[name] = number
+        summary.levels[BUSINESS, "queue", f"s{number}"] = Level(float(number), 1.0, 0.0, 2.0)
+    total = sum(summary.rows.values())
+    found = capped(summary)
+    assert len(found.rows) == len(found.levels) == 2_001
+    assert sum(found.rows.values()) == total
+    assert found.rows[BUSINESS, "orders", "__overflow__"] == sum(range(500))
+    assert found.levels[BUSINESS, "queue", "__overflow__"].time == 499
+
+
+def test_a_worker_that_turns_its_slot_alone_counts_into_the_right_one() -> None:
+    clock = FakeClock(MIDNIGHT)
+    recorder = Recorder(clock=clock)
+    business = BusinessMetricsAbstraction(METRICS, recorder, analytics=lambda: None)  # type: ignore[arg-type,return-value]
+    recorder.turn()
+    business.count("orders")
+    clock.advance(60)
+    business.count("orders", 5)
+    recorder.fold()
+    recorder.turn(early=True)
+    recorder.fold()
+    numbers = [recorder.window(f"1m:{(MIDNIGHT + at) // 60}").rows for at in (0, 60)]
+    assert [[*each.values()] for each in numbers] == [[1], [5]]
+
+
+@pytest.mark.parametrize("cost", [lambda *of: 1 / 0, lambda *of: "3", lambda *of: -1, lambda *of: float("nan")])
+def test_a_cost_function_that_fails_is_logged_once_and_costs_nothing(
+    cost: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cost_of = CostOf(cost)
+    assert [cost_of("/a", "GET", 200, 0.1, 3) for _ in range(3)] == [0, 0, 0]
+    (record,) = caplog.records
+    assert "GET /a" in record.getMessage()
+
+
+def test_costs_are_exact_in_millionths() -> None:
+    assert CostOf(lambda *of: Decimal("0.000001"))("/a", "GET", 200, 0.1, 3) == 1
+    assert CostOf(lambda route, method, status, seconds, size: size * 1e-6)("/a", "GET", 200, 0.1, 30) == 30
+    table = CostOf({"/a": 0.1, "*": 2})
+    assert [table(route, "GET", 200, 0.1, 3) for route in ("/a", "/b")] == [100_000, 2_000_000]
+    assert CostOf({"/a": 0.1})("/b", "GET", 200, 0.1, 3) == 0
+
+
+async def later(*of: Any) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("costs", [3, "a", later, {"/a": "b"}, {"/a": -1}])
+def test_costs_that_are_none_are_refused(costs: Any) -> None:
+    with pytest.raises(ConfigurationError, match="business_metrics_cost"):
+        CostOf(costs)

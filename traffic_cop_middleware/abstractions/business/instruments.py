@@ -1,0 +1,77 @@
+"""How an app's own metrics are told outside, beside those of `metrics/instruments.py`.
+
+Of what is observed there are two numbers that grow, how many and their sum: the bounds of our histograms are seconds,
+and say nothing of baskets or bytes. Percentiles are in `cop.business_metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
+from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Labelled
+from traffic_cop_middleware.abstractions.metrics.figures import Figures
+from traffic_cop_middleware.abstractions.metrics.instruments import ROUTE, Number, Values
+from traffic_cop_middleware.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def instruments_of(metrics: Sequence[BusinessMetric], *, costs: bool) -> Sequence[Number]:
+    """The instruments of an app's metrics, and of what its routes cost.
+
+    Raises:
+        ConfigurationError: two metrics have one name outside.
+    """
+    found = [each for metric in metrics for each in _instruments(metric)]
+    told: dict[str, str] = {}
+    for each in found:
+        # As Prometheus names them; OpenMetrics knows a counter's family without its ending.
+        name = each.name.replace(".", "_") + ("_bytes" if each.unit == "By" else "")
+        name = name.removesuffix("_total")
+        if name in told:
+            raise ConfigurationError(
+                f"business_metrics: {told[name]!r} and {each.name!r} are both {name!r} to Prometheus; rename one"
+            )
+        told[name] = each.name
+    if costs:
+        found.append(_sum(COST, "traffic_cop.cost", "", "What the requests to a route cost.", [ROUTE]))
+    return found
+
+
+def _instruments(metric: BusinessMetric) -> Sequence[Number]:
+    name, labels = f"traffic_cop.business.{metric.name}", [*metric.attributes]
+    what = metric.help or f"{metric.name}, as the app counts it."
+    if metric.kind == "count":
+
+        def counts(figures: Figures) -> Iterator[tuple[Values, float]]:
+            return _named(
+                metric.name, figures.business.numbers, lambda number: number if number < 1 << 63 else float(number)
+            )
+
+        return [Number(name, metric.unit, what, labels, counts)]
+    if metric.kind == "gauge":
+
+        def levels(figures: Figures) -> Iterator[tuple[Values, float]]:
+            return _named(metric.name, figures.business.levels, lambda level: level.last)
+
+        return [Number(name, metric.unit, what, labels, levels, grows=False)]
+
+    def observations(figures: Figures) -> Iterator[tuple[Values, float]]:
+        return _named(metric.name, figures.business.observed, lambda histogram: histogram.count)
+
+    counted = Number(f"{name}.observations", "", f"How often: {what}", labels, observations)
+    return [counted, _sum(metric.name, f"{name}.sum", metric.unit, f"The sum of: {what}", labels)]
+
+
+def _sum(metric: str, name: str, unit: str, what: str, labels: Values) -> Number:
+    def sums(figures: Figures) -> Iterator[tuple[Values, float]]:
+        return _named(metric, figures.business.numbers, lambda number: number / MILLION)
+
+    return Number(name, unit, what, labels, sums)
+
+
+def _named(metric: str, things: Mapping[Labelled, T], of: Callable[[T], float]) -> Iterator[tuple[Values, float]]:
+    for name in sorted(name for name in things if name[0] == metric):
+        yield name[1:], of(things[name])
