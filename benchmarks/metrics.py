@@ -1,7 +1,7 @@
 """What counting costs, and what reading the counts costs, beside the peers.
 
     python benchmarks/metrics.py                # all of it: some minutes
-    python benchmarks/metrics.py --only cost    # or "read"
+    python benchmarks/metrics.py --only cost    # or "read", or "business"
     python benchmarks/metrics.py --only cost --rounds 3    # whether it runs at all: no figure of it counts
 
 **cost**: microseconds of CPU that each middleware adds to a request, in one process and one event loop without a
@@ -24,6 +24,9 @@ what is over is sealed, as workers do by turns; and the looks that follow on one
 written since, and when everybody has, as it is every second. All along the event loop may be late by 10 ms at the most.
 Told is how late a sleeper of a millisecond woke up, less the time for which a thread of ours was ready to run while
 something else had its core; in parentheses all of it.
+
+**business**: microseconds of CPU for one call of `cop.business_metrics`: the shortest and the median of rounds of
+10,000, without attributes and with two. And what a cost function adds to a request, by the statistic of **cost**.
 """
 
 from __future__ import annotations
@@ -120,6 +123,21 @@ def opentelemetry(framework: str) -> Any:
     return app
 
 
+def with_costs(framework: str) -> Any:
+    from traffic_cop_middleware import TrafficCop
+
+    def price(route: str, method: str, status: int, seconds: float, bytes_out: int) -> float:
+        return 1e-6 * bytes_out
+
+    return TrafficCop(metrics=True, business_metrics_cost=price).wrap(bare_app(framework))
+
+
+def without_costs(framework: str) -> Any:
+    from traffic_cop_middleware import TrafficCop
+
+    return TrafficCop(metrics=True).wrap(bare_app(framework))
+
+
 VARIANTS: dict[str, Callable[[str], Any]] = {
     "bare": bare_app,
     "traffic cop": ours,
@@ -164,9 +182,9 @@ async def cpu(app: Any, framework: str, requests: int) -> float:
     return (time.process_time() - start) / requests * 1e6
 
 
-async def cost(framework: str, rounds: int) -> dict[str, float]:
+async def cost(framework: str, rounds: int, variants: dict[str, Callable[[str], Any]]) -> dict[str, float]:
     """What each contestant adds, by the statistic of the docstring."""
-    apps = {name: make(framework) for name, make in VARIANTS.items()}
+    apps = {name: make(framework) for name, make in variants.items()}
     for app in apps.values():
         await cpu(app, framework, REQUESTS)
     gc.collect()
@@ -191,11 +209,52 @@ async def cost(framework: str, rounds: int) -> dict[str, float]:
 def show_cost(rounds: int) -> bool:
     held = True
     for framework, most in (("starlette", 6.0), ("fastapi", 10.0)):
-        found = asyncio.run(cost(framework, rounds))
+        found = asyncio.run(cost(framework, rounds, VARIANTS))
         cheapest = min(each for name, each in found.items() if name != "traffic cop")
         mine = found["traffic cop"]
         print(f"  at most {most:g}: {mine:.1f}; the cheapest of the others costs {cheapest / mine:.1f} times as much")
         held &= mine <= most and cheapest >= 4 * mine
+    return held
+
+
+# Business
+
+CALLS, MOST_CALL = 10_000, 3.0
+"""Calls of a round, and microseconds that one may take."""
+
+
+def show_business(rounds: int) -> bool:
+    from traffic_cop_middleware import BusinessMetric, TrafficCop
+
+    metrics = [
+        BusinessMetric(f"{kind}_{number}", kind, attributes=["plan", "tenant"][:number])
+        for kind in ("count", "gauge", "observe")
+        for number in (0, 2)
+    ]
+    it = TrafficCop(metrics=True, business_metrics=metrics).business_metrics
+    calls: dict[str, Callable[[str], None]] = {
+        "count, no attributes": lambda tenant: it.count("count_0"),
+        "count, two attributes": lambda tenant: it.count("count_2", plan="pro", tenant=tenant),
+        "gauge, no attributes": lambda tenant: it.gauge("gauge_0", 7.5),
+        "gauge, two attributes": lambda tenant: it.gauge("gauge_2", 7.5, plan="pro", tenant=tenant),
+        "observe, no attributes": lambda tenant: it.observe("observe_0", 19.99),
+        "observe, two attributes": lambda tenant: it.observe("observe_2", 19.99, plan="pro", tenant=tenant),
+    }
+    tenants = [f"tenant {number % 500}" for number in range(CALLS)]
+    print(f"\nbusiness: microseconds of CPU per call, {rounds} rounds of {CALLS}: median (shortest)")
+    held = True
+    for name, call in calls.items():
+        took = []
+        for _ in range(rounds):
+            start = time.process_time()
+            for tenant in tenants:
+                call(tenant)
+            took.append((time.process_time() - start) / CALLS * 1e6)
+        print(f"  {statistics.median(took):6.2f} ({min(took):.2f})  {name}")
+        held &= statistics.median(took) <= MOST_CALL
+    print(f"  at most {MOST_CALL:g} each")
+    added = asyncio.run(cost("starlette", rounds, {"bare": without_costs, "a cost function": with_costs}))
+    print(f"  a cost function adds {added['a cost function']:.1f} to a request that is counted")
     return held
 
 
@@ -278,6 +337,7 @@ async def ours_read(url: str) -> Read:
     from traffic_cop_middleware.abstractions.metrics.prometheus import exposition
     from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
     from traffic_cop_middleware.abstractions.metrics.sums import encode_sums
+    from traffic_cop_middleware.adapters.memory.history import MemoryHistory
     from traffic_cop_middleware.adapters.redis import open as open_redis
     from traffic_cop_middleware.contracts import Flush
 
@@ -288,7 +348,7 @@ async def ours_read(url: str) -> Read:
     for worker in range(WORKERS):
         blob = kinds[worker % len(kinds)]
         await backend.metrics.flush(f"w{worker}", Flush(1, 0, blob, b"", {}))
-    analytics = AnalyticsAbstraction(backend.metrics, Recorder(clock=time.time), interval=1.0)
+    analytics = AnalyticsAbstraction(backend.metrics, Recorder(clock=time.time), interval=1.0, history=MemoryHistory())
     await analytics.totals()
     took = []
     async with watched() as idle:
@@ -320,6 +380,7 @@ async def live_read(store: Any, series: int) -> Live:
     from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, Recorder
     from traffic_cop_middleware.abstractions.metrics.summary import encode, summary_of
     from traffic_cop_middleware.abstractions.metrics.windows import tails_of, windows_at
+    from traffic_cop_middleware.adapters.memory.history import MemoryHistory
     from traffic_cop_middleware.contracts import Flush
 
     moment = time.time() // MINUTE * MINUTE + MINUTE - 5  # when the most windows are read; there the clock stands
@@ -343,7 +404,7 @@ async def live_read(store: Any, series: int) -> Live:
     found = []
     for name, which in (("nothing is sealed", slots), ("what is over is sealed", slots[-2:])):
         await write([dict.fromkeys(which, ten[kind]) | (minute[kind] if which is slots else {}) for kind in range(8)])
-        analytics = AnalyticsAbstraction(store, Recorder(clock=lambda: moment), interval=1.0)
+        analytics = AnalyticsAbstraction(store, Recorder(clock=lambda: moment), interval=1.0, history=MemoryHistory())
         took, used, lags = [], [], []
         for look in range(6):
             if look > 2:
@@ -429,12 +490,13 @@ def show_read() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["cost", "read"])
+    parser.add_argument("--only", choices=["cost", "read", "business"])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the cost (default: %(default)s)")
     asked = parser.parse_args()
     os.chdir(HERE.parent)
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores")
     shows: dict[str, Callable[[], bool]] = {"cost": partial(show_cost, asked.rounds), "read": show_read}
+    shows["business"] = partial(show_business, asked.rounds)
     with one_at_a_time():
         held = [show() for name, show in shows.items() if asked.only in (None, name)]
     print("\nall bars held" if all(held) else "\na bar was missed")

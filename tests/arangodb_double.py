@@ -41,7 +41,10 @@ Collections = dict[str, dict[str, Document]]
 KEY = re.compile(r"[A-Za-z0-9_\-:.@()+,=;$!*'%]{1,254}")
 BIND = re.compile(r"@@?[a-z_]+")
 COMMENT = re.compile(r"//.*")
-WRITING = ("store", "reshape", "trim", "ended", "forget", "looked_at")
+WRITING = (
+    *("store", "reshape", "trim", "ended", "forget", "looked_at"),
+    *("traffic_wrote", "traffic_done", "traffic_now_due", "traffic_empty", "traffic_write"),
+)
 
 
 class ArangoError(Exception):
@@ -189,6 +192,76 @@ class Golden:
                 raise ArangoError(404, 1202, "document not found")
             self._put(history, self._in(history)[key] | {"orphan_from": None})
         return []
+
+    # The history of the traffic
+
+    def traffic_writes(self, due: str, key: str) -> list[Document]:
+        found = self._in(due).get(key)
+        return [] if found is None else [{"fence": found["fence"], "count": found["count"]}]
+
+    def traffic_wrote(self, due: str, **document: Any) -> list[Document]:
+        return self._upsert(due, document)
+
+    def traffic_now_due(self, due: str, **document: Any) -> list[Document]:
+        return self._upsert(due, document)
+
+    def _upsert(self, collection: str, document: Document) -> list[Document]:
+        key = document.pop("key")
+        self._put(collection, {**self._in(collection).get(key, {}), **document, "_key": key})
+        return []
+
+    def traffic_due(self, due: str, app: str) -> list[Document]:
+        found = [each for each in self._in(due).values() if each["app"] == app and (each.get("stamp") or 0) > 0]
+        found.sort(key=lambda each: (each["resolution"], each["start"]))
+        return [{name: each[name] for name in ("resolution", "start", "stamp")} for each in found]
+
+    def traffic_done(self, due: str, key: str, stamp: int) -> list[Any]:
+        if self._in(due).get(key, {}).get("stamp") != stamp:
+            return []
+        del self._in(due)[key]
+        return [key]
+
+    def traffic_empty(self, traffic: str, app: str, buckets: list[Document], kept: list[str]) -> list[Document]:
+        places = {(app, bucket["resolution"], bucket["start"], bucket["source"]) for bucket in buckets}
+        for key, each in [*self._in(traffic).items()]:
+            place = (each["app"], each["resolution"], each["start"], each["source"])
+            if place in places and key not in kept:
+                del self._in(traffic)[key]
+        return []
+
+    def traffic_write(self, traffic: str, rows: list[Document]) -> list[Document]:
+        for row in rows:
+            self._put(traffic, row)
+        return []
+
+    def traffic_read(
+        self, traffic: str, app: str, spans: list[Document], kind: str | None, name: str | None
+    ) -> list[Document]:
+        return [
+            {word: each[word] for word in ("start", "kind", "name", "method", "value")}
+            for span in spans
+            for each in self._in(traffic).values()
+            if each["app"] == app
+            and each["resolution"] == span["resolution"]
+            and span["start"] <= each["start"] < span["end"]
+            and kind in (None, each["kind"])
+            and name in (None, each["name"])
+        ][::-1]
+
+    def traffic_old(
+        self, traffic: str, due: str, app: str, resolution: int, before: int, coarser: int, most: int
+    ) -> list[Document]:
+        needed = {each["start"] for each in self.traffic_due(due, app) if each["resolution"] == coarser}
+        found = {
+            (each["start"], each["source"])
+            for each in self._in(traffic).values()
+            if each["app"] == app
+            and each["resolution"] == resolution
+            and each["start"] < before
+            and each["start"] // coarser * coarser not in needed
+        }
+        buckets = sorted(found)[:most]
+        return [{"resolution": resolution, "start": start, "source": source} for start, source in buckets]
 
 
 class Transaction:

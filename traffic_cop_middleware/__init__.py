@@ -9,8 +9,12 @@ Three lines wrap an app::
 
 from typing import TYPE_CHECKING, Any
 
+from traffic_cop_middleware.abstractions.advisor.simulation import Between, LimitSimulation, Refusals, RefusalTimes
+from traffic_cop_middleware.abstractions.advisor.suggesting import Suggestion, suggest_from_usage
+from traffic_cop_middleware.abstractions.advisor.usage import simulate_usage
 from traffic_cop_middleware.abstractions.balancing.checks import HealthCheck
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.destinations import THE_APP, FixedResponse, Redirect, Service
 from traffic_cop_middleware.abstractions.files.garbage import Collected
@@ -18,6 +22,8 @@ from traffic_cop_middleware.abstractions.files.lineage import Branch, Lineage, S
 from traffic_cop_middleware.abstractions.files.management import Restored
 from traffic_cop_middleware.abstractions.files.reconciling import Reconciled, Reconciliation
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.history.ranges import Range
+from traffic_cop_middleware.abstractions.insights.values import Insight
 from traffic_cop_middleware.abstractions.promotion.explanation import Explanation
 from traffic_cop_middleware.abstractions.promotion.verdict import Verdict
 from traffic_cop_middleware.abstractions.session import Session
@@ -34,9 +40,11 @@ from traffic_cop_middleware.abstractions.state.request_state import RequestState
 from traffic_cop_middleware.abstractions.state.synchronisation import Push
 from traffic_cop_middleware.abstractions.state.taking_over import Pushed
 from traffic_cop_middleware.abstractions.upstreams import Upstream
+from traffic_cop_middleware.advisor import simulate_log, suggest_limits
 from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.composition.registration import Registration, registered
 from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.contracts.usage import UsageCount
 from traffic_cop_middleware.cop import (
     MetricsMiddleware,
     PromotionMiddleware,
@@ -97,6 +105,8 @@ __version__ = "0.1.0"
 __all__ = [
     "THE_APP",
     "BalancingSettings",
+    "Between",
+    "BusinessMetric",
     "Branch",
     "Collected",
     "ConfigurationError",
@@ -108,11 +118,13 @@ __all__ = [
     "FixedResponse",
     "GatewayRoute",
     "HealthCheck",
+    "Insight",
     "InvalidToken",
     "Issuer",
     "Key",
     "KeysUnavailable",
     "Limit",
+    "LimitSimulation",
     "Lineage",
     "MetricsMiddleware",
     "MissingExtra",
@@ -126,12 +138,15 @@ __all__ = [
     "PromotionMiddleware",
     "Push",
     "Pushed",
+    "Range",
     "RateLimitMiddleware",
     "Reconciled",
     "Reconciliation",
     "RecordConflict",
     "Redirect",
     "Refusal",
+    "RefusalTimes",
+    "Refusals",
     "Registration",
     "RequestState",
     "Restored",
@@ -153,6 +168,7 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StoredFile",
+    "Suggestion",
     "TokenTooLarge",
     "Tokens",
     "TooManySessions",
@@ -162,6 +178,7 @@ __all__ = [
     "TrafficCopMiddleware",
     "Upstream",
     "UpstreamError",
+    "UsageCount",
     "Verdict",
     "by_api_key",
     "by_everyone",
@@ -178,7 +195,11 @@ __all__ = [
     "require_session",
     "route",
     "session_of",
+    "simulate_log",
+    "simulate_usage",
     "state_of",
+    "suggest_from_usage",
+    "suggest_limits",
     "uses_state",
 ]
 

@@ -22,6 +22,7 @@ from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, R
 from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summed_up
 from traffic_cop_middleware.abstractions.metrics.sums import strict, summed
 from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.adapters.memory.history import MemoryHistory
 from traffic_cop_middleware.adapters.memory.metrics import MemoryMetrics
 from traffic_cop_middleware.contracts import SEALED, Flush, Flushed, MetricsStore, MetricsWindow
 from traffic_cop_middleware.errors import StoreUnavailable
@@ -35,7 +36,9 @@ class Worker:
 
     def __init__(self, backend: MemoryBackend, store: MetricsStore | None = None) -> None:
         self.recorder = Recorder(clock=backend.clock)
-        self.analytics = AnalyticsAbstraction(store or backend.metrics, self.recorder, interval=1.0)
+        self.analytics = AnalyticsAbstraction(
+            store or backend.metrics, self.recorder, interval=1.0, history=MemoryHistory()
+        )
 
     def serve(self, number: int, *, path: str = "/a", user: str = "") -> None:
         self.recorder.turn()
@@ -160,7 +163,7 @@ async def test_windows_are_sealed_also_where_nobody_looks(
     assert set(store.window(f"1m:{minute}").parts) == {worker.recorder.worker for worker in crew}
     for period in ("TURN_PERIOD", "SEAL_PERIOD"):
         monkeypatch.setattr(analytics, period, 0.0)  # it is this worker's turn
-    crew[0].analytics = AnalyticsAbstraction(store, crew[0].recorder, interval=0.01)
+    crew[0].analytics = AnalyticsAbstraction(store, crew[0].recorder, interval=0.01, history=MemoryHistory())
     flushing = asyncio.create_task(crew[0].analytics.keep_flushing())
     slot = int(fake_clock()) // SLOT
     names = [f"1m:{minute}", f"tail:{minute}", *(f"10s:{each}" for each in range(slot - 6, slot - 1))]
@@ -182,7 +185,7 @@ async def test_a_worker_that_does_not_know_how_many_there_are_seals_nothing(
     monkeypatch.setattr(analytics, "SEAL_PERIOD", 0.0)
     monkeypatch.setattr(analytics, "TURN_PERIOD", float("inf"))
     store = memory_backend.metrics
-    lone = AnalyticsAbstraction(store, crew[2].recorder, interval=0.01)
+    lone = AnalyticsAbstraction(store, crew[2].recorder, interval=0.01, history=MemoryHistory())
     flushing = asyncio.create_task(lone.keep_flushing())
     flushes = crew[2].recorder.sequence + 5
     await poll(lambda: crew[2].recorder.sequence >= flushes)

@@ -20,7 +20,8 @@ from traffic_cop_middleware.abstractions.metrics.record import Gone, read, unite
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Exemplar, Series
 from traffic_cop_middleware.abstractions.metrics.summary import FORM, Summary, encode, summary_of, summed_up
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
-from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST
+from traffic_cop_middleware.abstractions.metrics.usage import MOST
+from traffic_cop_middleware.contracts.usage import REST
 
 SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
 durations = st.floats(1e-6, 1e4)
@@ -199,8 +200,8 @@ def test_usage_tells_2000_of_a_kind_apart_and_sums_up_the_rest() -> None:
     usage.add("user", "u3", 200, 10, 20)
     table = period_of(summary_of(figures), 60).usage["user"]
     assert len(table) == MOST + 1
-    assert table[REST] == (500, 250, 250, 500, 1000)
-    assert table["u3"] == (2, 1, 0, 11, 22)
+    assert table[REST] == (500, 250, 250, 500, 1000, 0)
+    assert table["u3"] == (2, 1, 0, 11, 22, 0)
     assert next(iter(table)) == REST
     merged = Summary()
     for _ in range(2):
@@ -288,14 +289,16 @@ def test_workers_that_count_more_than_narrow_lanes_hold_add_up() -> None:
 def broken_blobs() -> Iterator[bytes]:
     figures = Figures()
     count(figures, ("/a", "GET", 200, 0.1, 1, 1))
-    names, numbers, places, lanes = parts_of(encode(summary_of(figures)), FORM, 4)
-    yield from (b"", b"garbage", b"3garbage", b"9" + blob_of(b"", (names, numbers, places, lanes)))
+    names, numbers, places, lanes, levels = parts_of(encode(summary_of(figures)), FORM, 5)
+    yield from (b"", b"garbage", b"4garbage", b"9" + blob_of(b"", (names, numbers, places, lanes, levels)))
     yield blob_of(FORM, (names, numbers, places))
     for wrong in (b"", b"{}", b"[1]", b"[[1],[]]", b"[[[]],[]]", b'[[["nothing"]],[]]', b"[1,2]", b"\xff"):
-        yield blob_of(FORM, (wrong, numbers, places, lanes))
-    yield blob_of(FORM, (names, numbers[1:], places, lanes))
-    yield blob_of(FORM, (names, numbers, places + b"0", lanes))
-    yield blob_of(FORM, (names, numbers, places, lanes + b"0"))
+        yield blob_of(FORM, (wrong, numbers, places, lanes, levels))
+    yield blob_of(FORM, (names, numbers[1:], places, lanes, levels))
+    yield blob_of(FORM, (names, numbers, places + b"0", lanes, levels))
+    yield blob_of(FORM, (names, numbers, places, lanes + b"0", levels))
+    for wrong in (b"", b"{}[", b"[1]", b'[[["a"],[1]]]', b"\xff"):
+        yield blob_of(FORM, (names, numbers, places, lanes, wrong))
 
 
 @pytest.mark.parametrize("blob", [*broken_blobs()])
@@ -336,7 +339,7 @@ def test_the_sums_of_workers_are_those_of_one_worker_that_saw_everything(
     assert found.gauges == ({("in_flight", "/a", "GET"): 1} if requests else {})
 
 
-@pytest.mark.parametrize("blob", [b"", b"garbage", b"1garbage", b"2" + encode_sums(Figures())[1:]])
+@pytest.mark.parametrize("blob", [b"", b"garbage", b"2garbage", b"3" + encode_sums(Figures())[1:]])
 def test_a_blob_that_holds_no_sums_is_left_out_and_told(blob: bytes) -> None:
     left_out: list[ValueError] = []
     figures = Figures()

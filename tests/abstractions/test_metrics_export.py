@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from opentelemetry.sdk.metrics import Histogram as HistogramInstrument
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from tests.otlp import ACTIVE, DURATION, Exporter, counts, families
+from traffic_cop_middleware import BusinessMetric
+from traffic_cop_middleware.abstractions.business.instruments import instruments_of
+from traffic_cop_middleware.abstractions.business_metrics import BusinessMetricsAbstraction
 from traffic_cop_middleware.abstractions.metrics.export import MetricsExport
 from traffic_cop_middleware.abstractions.metrics.families import IN_FLIGHT, IN_FLIGHT_ELSEWHERE
 from traffic_cop_middleware.abstractions.metrics.instruments import INSTRUMENTS
@@ -32,11 +36,16 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 class Worker:
     """One that counts requests to `/a`, and exports."""
 
-    def __init__(self, *, requests: bool = True, **preferred: Any) -> None:
+    def __init__(self, *, requests: bool = True, business: Sequence[BusinessMetric] = (), **preferred: Any) -> None:
         self.clock = FakeClock()
         self.recorder = Recorder(clock=self.clock, keeps_whole=True)
         self.exporter = Exporter(**preferred)
-        self.export = MetricsExport(OpenTelemetryExporter(self.exporter), self.recorder, requests=requests)
+        self.export = MetricsExport(
+            OpenTelemetryExporter(self.exporter),
+            self.recorder,
+            requests=requests,
+            business=instruments_of(business, costs=False),
+        )
 
     def serve(self, number: int, *, seconds: float = 0.25, elsewhere: int = 0, status: int = 200) -> None:
         """Serve so many requests; FastAPI counts `elsewhere` of them too."""
@@ -231,3 +240,30 @@ def test_a_forked_process_begins_with_sums_of_its_own(monkeypatch: pytest.Monkey
     worker.send()
     assert worker.told() == {(): 2}
     assert worker.told("traffic_cop.limit.refusals") == {(): 2}
+
+
+@pytest.mark.parametrize("preferred", [{}, {"preferred_temporality": DELTA}], ids=["sums", "differences"])
+def test_an_apps_own_metrics_go_out_too(preferred: Any) -> None:
+    metrics = [
+        BusinessMetric("orders", "count", ["plan"]),
+        BusinessMetric("basket", "observe", unit="EUR"),
+        BusinessMetric("stock", "gauge"),
+    ]
+    worker = Worker(business=metrics, **preferred)
+    it: Any = BusinessMetricsAbstraction(metrics, worker.recorder, analytics=lambda: None)  # type: ignore[arg-type,return-value]
+    for turn in range(3):
+        it.count("orders", 2, plan="pro")
+        it.observe("basket", 19.99)
+        it.gauge("stock", turn + 0.5)
+        worker.send()
+    found = families(worker.exporter.exports[-1])
+    values = {name: each.data.data_points[0].value for name, each in found.items() if "business" in name}
+    times = 1 if preferred else 3
+    assert values == {
+        "traffic_cop.business.orders": 2 * times,
+        "traffic_cop.business.basket.observations": times,
+        "traffic_cop.business.basket.sum": pytest.approx(19.99 * times, abs=1e-9),
+        "traffic_cop.business.stock": 2.5,
+    }
+    assert found["traffic_cop.business.basket.sum"].unit == "EUR"
+    assert found["traffic_cop.business.orders"].data.data_points[0].attributes == {"plan": "pro"}

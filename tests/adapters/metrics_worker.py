@@ -2,8 +2,9 @@
 
 `python metrics_worker.py '<settings as JSON>'`. It writes "ready" when its app has started. Each line on its input is
 a command: a number serves so many requests and is answered by how many it has served in all; "scrape" by the text of
-/metrics on one line of JSON; "live" by the requests of the last minute, the workers, and whether that is complete. At
-the end of its input, or at SIGTERM, its lifespan ends, and then it does.
+/metrics on one line of JSON; "live" by the requests of the last minute, the workers, and whether that is complete;
+"order N" counts N orders and a basket of 0.1 for each, and "orders" gives what all workers have of both. At the end of
+its input, or at SIGTERM, its lifespan ends, and then it does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from starlette.routing import Route
 
 from tests.adapters.load import started
 from tests.asgi import http_scope, send_through
-from traffic_cop_middleware import TrafficCop
+from traffic_cop_middleware import BusinessMetric, TrafficCop
 
 PATHS = ("/a/1", "/b", "/nowhere")
 
@@ -45,6 +46,7 @@ async def main(url: str, interval: float, deadline: float) -> None:
         metrics_interval=interval,
         metrics_path="/metrics",
         metrics_public=True,
+        business_metrics=[BusinessMetric("orders", "count", ["plan"]), BusinessMetric("basket", "observe")],
     )
     app: Any = cop.wrap(Starlette(routes=[Route("/a/{x}", ok), Route("/b", ok)]))
     loop = asyncio.get_running_loop()
@@ -73,6 +75,14 @@ async def main(url: str, interval: float, deadline: float) -> None:
             elif command == "flush":
                 await cop.analytics.flush()
                 say("flushed")
+            elif command.startswith("order "):
+                for _ in range(int(command.removeprefix("order "))):
+                    cop.business_metrics.count("orders", plan="pro")
+                    cop.business_metrics.observe("basket", 0.1)
+                say("ordered")
+            elif command == "orders":
+                found = [(await cop.business_metrics.read(name, "15m")).total.value for name in ("orders", "basket")]
+                say(json.dumps(found))
             else:
                 for _ in range(int(command)):
                     await send_through(app, http_scope(PATHS[served % len(PATHS)]))

@@ -18,7 +18,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ async def work(job: Mapping[str, Any]) -> None:
         await getattr(of, job["do"])(*job["words"], **job["options"])
 
 
-def forked(job: Mapping[str, Any]) -> int:
+def forked(job: Mapping[str, Any], work: Callable[[Mapping[str, Any]], Coroutine[Any, Any, None]] = work) -> int:
     """The id of the process that does this job."""
     pid = os.fork()
     if pid:
@@ -106,7 +106,7 @@ def forked(job: Mapping[str, Any]) -> int:
     try:
         signal.alarm(LONGEST)
         random.seed()  # or all of them would wait for the same times
-        os.environ.update(job["environment"])
+        os.environ.update(job.get("environment", {}))
         asyncio.run(work(job))
         code = 0
     except BaseException:  # noqa: BLE001 - told by its code
@@ -116,7 +116,7 @@ def forked(job: Mapping[str, Any]) -> int:
         os._exit(code)
 
 
-def serve() -> None:
+def serve(work: Callable[[Mapping[str, Any]], Coroutine[Any, Any, None]] = work) -> None:
     # What the workers need, once for all of them. No threads may come of it, or a fork would have half of a process.
     import traffic_cop_middleware.adapters.arangodb.documents
     import traffic_cop_middleware.adapters.filesystem
@@ -127,7 +127,7 @@ def serve() -> None:
     import traffic_cop_middleware.adapters.supabase.store  # noqa: F401
 
     for line in sys.stdin:
-        pids = [forked(job) for job in json.loads(line)]
+        pids = [forked(job, work) for job in json.loads(line)]
         print(json.dumps(pids), flush=True)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         print(json.dumps(codes), flush=True)

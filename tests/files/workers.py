@@ -22,10 +22,10 @@ KILLED = -signal.SIGKILL
 class Nursery:
     """A process that has imported all that workers need, and forks them."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
+    def __init__(self, errors: IO[bytes], module: str = "tests.files.saga_worker") -> None:
         self._errors = errors
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.files.saga_worker"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,9 +65,9 @@ class Nursery:
 
 
 @contextlib.contextmanager
-def running_nursery(folder: Path) -> Iterator[Nursery]:
+def running_nursery(folder: Path, module: str = "tests.files.saga_worker") -> Iterator[Nursery]:
     with (folder / "errors").open("w+b") as errors:
-        nursery = Nursery(errors)
+        nursery = Nursery(errors, module)
         try:
             yield nursery
         finally:

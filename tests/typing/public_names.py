@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
@@ -12,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from traffic_cop_middleware import (
     THE_APP,
+    BusinessMetric,
     CorsPolicy,
     Event,
     FixedResponse,
@@ -20,6 +22,7 @@ from traffic_cop_middleware import (
     Key,
     MetricsMiddleware,
     OtlpExport,
+    Range,
     RateLimitMiddleware,
     Redirect,
     Refusal,
@@ -32,6 +35,7 @@ from traffic_cop_middleware import (
     TrafficCop,
     TrafficCopMiddleware,
     Upstream,
+    UsageCount,
     by_api_key,
     by_everyone,
     by_ip,
@@ -46,6 +50,9 @@ from traffic_cop_middleware import (
     require_session,
     route,
     session_of,
+    simulate_log,
+    simulate_usage,
+    suggest_limits,
 )
 
 
@@ -211,3 +218,38 @@ async def as_a_service() -> None:
 exported = TrafficCop(metrics=True, metrics_otlp=OTLPMetricExporter())
 plain.add_middleware(MetricsMiddleware, otlp=OtlpExport(OTLPMetricExporter(), interval=30, requests=True))
 TrafficCop(metrics=True, metrics_otlp="http://collector:4318")  # type: ignore[arg-type]  # an exporter, and no URL
+
+
+async def of_the_past() -> None:
+    week = await cop.analytics.traffic("7d", by="tenant", step=timedelta(days=1))
+    errors: list[int] = [point.total.errors for point in week.points]
+    p95: float | None = (await cop.analytics.percentiles(Range(0.0, 60.0), route="/search", method="GET")).p95
+    slow: list[str] = [each.name for each in await cop.analytics.top(5, order="p95", range=timedelta(hours=1))]
+    ratio: float | None = (await cop.analytics.compare("24h", Range(0.0, 60.0))).total.rate_ratio
+    print(errors, p95, slow, ratio)
+    await cop.analytics.traffic(by="colour")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def advice() -> None:
+    found = simulate_log("access.log", ["100/minute", limit("5/second", key=by_route)], by="user", window=10)
+    print(found.share_refused[0], [each.refused.low for each in found.who], found)
+    bounds = simulate_usage([UsageCount("alice", 0, 60, 12)], "10/minute", by="user")
+    print(bounds.refused.low, bounds.refused.high, [each.limit for each in suggest_limits("access.log", by=by_user)])
+
+
+shop = TrafficCop(
+    metrics=True,
+    business_metrics=[BusinessMetric("orders", "count", attributes={"plan": ["free"], "shop": 50}, unit="1")],
+    business_metrics_cost=lambda route, method, status, seconds, bytes_out: 0.001 * seconds,
+)
+BusinessMetric("orders", "counter")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def of_the_business() -> None:
+    shop.business_metrics.count("orders", 3, plan="free", shop=7)
+    shop.business_metrics.observe("basket", 19.99)
+    value: float | None = (await shop.business_metrics.read("orders", "7d", by="plan", step="1d")).points[0].total.value
+    change: float | None = (await shop.business_metrics.trends("orders")).groups["free"].week_change
+    cost: float = (await shop.business_metrics.usage("30d", by="api_key")).total.cost
+    print(value, change, cost, "".join([piece async for piece in shop.business_metrics.export(format="json")]))
+    await shop.business_metrics.usage(by="status")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -18,6 +18,9 @@ import anyio
 import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.history.keeping import SETTLED, HistoryKeeper
+from traffic_cop_middleware.abstractions.history.questions import HistoryQuestions, check_steps
+from traffic_cop_middleware.abstractions.history.ranges import Window, aligned, bounds_of
 from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
@@ -27,7 +30,7 @@ from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT, R
 from traffic_cop_middleware.abstractions.metrics.summary import Summary
 from traffic_cop_middleware.abstractions.metrics.sums import summed
 from traffic_cop_middleware.abstractions.metrics.windows import Windows, left_out, tails_of, to_seal, windows_at
-from traffic_cop_middleware.contracts import MetricsRecord, MetricsStore, Totals, WorkerTotal
+from traffic_cop_middleware.contracts import HistoryStore, MetricsRecord, MetricsStore, Past, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger("traffic_cop")
@@ -42,6 +45,8 @@ SEAL_PERIOD = 5.0
 MOST_TURNS = 5
 SHORTEST = 0.001
 """Seconds that counters are old at least, for rates."""
+LATE_MINUTES = 2
+"""By how many minutes who makes the history may be late before a question misses something."""
 MOST_INLINE = 25
 """Series that are written without a thread: that takes about a millisecond."""
 
@@ -54,13 +59,21 @@ class Counted(NamedTuple):
     complete: bool
 
 
-class AnalyticsAbstraction:
-    """What the traffic does: `await cop.analytics.live()`.
+class FoundFigures(NamedTuple):
+    """What there is from `start` to `end`: rows of the `past`, and the minutes after that, by their start."""
 
-    `interval` is how often this worker writes what it has counted (seconds).
-    """
+    start: int
+    end: float
+    past: Sequence[Past]
+    live: Mapping[int, Summary]
 
-    def __init__(self, store: MetricsStore, recorder: Recorder, *, interval: float) -> None:
+
+class AnalyticsAbstraction(HistoryQuestions):
+    """What the traffic does, and what it did: `await cop.analytics.live()`, `await cop.analytics.traffic("24h")`.
+
+    `interval` is how often this worker writes what it has counted (seconds)."""
+
+    def __init__(self, store: MetricsStore, recorder: Recorder, *, interval: float, history: HistoryStore) -> None:
         self._store = store
         self._recorder = recorder
         self._interval = interval
@@ -74,6 +87,12 @@ class AnalyticsAbstraction:
         # One of its own: the app's may all be busy with its endpoints.
         self._threads = anyio.CapacityLimiter(1)
         self._windows = Windows(store, threads=self._threads)
+        past = anyio.CapacityLimiter(1)  # what is long about the past holds up no flush
+        self._late = Windows(store, threads=past)
+        self.keeper = HistoryKeeper(store, history, clock=recorder.clock, threads=past, flush=self.flush)
+        """Makes the history, in the worker that leads; where each process counts for itself, in each."""
+        catch_up = partial(self.keeper.take, token=None) if self.keeper.by_itself else None
+        super().__init__(history, clock=recorder.clock, threads=past, catch_up=catch_up)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
@@ -133,6 +152,46 @@ class AnalyticsAbstraction:
             in_flight=gauges_of(under_way, families.IN_FLIGHT),
             sockets_open=gauges_of(under_way, families.SOCKETS_OPEN),
         )
+
+    async def figures(
+        self, window: Window, *, kinds: Sequence[tuple[str, str | None]], step: int | None = None
+    ) -> FoundFigures:
+        """The rows of these kinds (and names) of a stretch up to this moment, from the history and the live windows.
+
+        It flushes this worker. Two round trips to the documents for each kind, and some to the backend for each minute
+        that was written into since the last look.
+
+        Raises:
+            ConfigurationError: no such stretch, or more than 3,000 steps.
+            StoreUnavailable: the backend or the documents are away.
+        """
+        now = self._recorder.clock()
+        through = (int(now // MINUTE) + 1) * MINUTE
+        begin, finish = bounds_of(window, now)
+        start, end = aligned(begin, finish, now=now, through=through)
+        end = through if finish >= now else end  # on the minute too
+        check_steps(start, end, step)
+        settled = int((now - SETTLED) // MINUTE - (LATE_MINUTES if self._store.shared else 0)) * MINUTE
+        split = min(max(settled, start), end)
+        past = [each for kind, name in kinds for each in await self.past(start, split, kind=kind, name=name, step=step)]
+        live = await self._minutes(split // MINUTE, end // MINUTE) if split < end else {}
+        return FoundFigures(start, min(float(end), max(now, float(start))), past, live)
+
+    async def _minutes(self, first: int, last: int) -> Mapping[int, Summary]:
+        """Minutes as all workers have counted them by now, by their start."""
+        await self.flush()
+        names = [f"1m:{minute}" for minute in range(first, last)]
+        windows = await self._late.read([*names, *tails_of(names)], now=self._recorder.clock())
+
+        def minutes() -> Mapping[int, Summary]:
+            pause, found = Pauses(), {}
+            for minute, name, tail in zip(range(first, last), names, tails_of(names), strict=True):
+                found[minute * MINUTE] = summary = Summary()
+                summary.add(windows[name], pause=pause)
+                summary.add(windows[tail], pause=pause)
+            return found
+
+        return await self._in_thread(minutes)
 
     async def totals(self) -> Counted:
         """All that was counted since the counters began, over all workers, and what is under way.

@@ -100,10 +100,10 @@ class OpenTelemetryExporter:
             numbers = [
                 NumberDataPoint(point.attributes, start, time, point.value)
                 for point in reading.points
-                if isinstance(point.value, int)
+                if isinstance(point.value, (int, float))
             ]
             return Sum(numbers, temporality, is_monotonic=reading.kind == "counter")
-        timed = [(point, point.value) for point in reading.points if not isinstance(point.value, int)]
+        timed = [(point, point.value) for point in reading.points if not isinstance(point.value, (int, float))]
         if self._exponential:
             return ExponentialHistogram([_exponential(*each, start, time) for each in timed], temporality)
         return Histogram([_explicit(*each, reading.bounds, start, time) for each in timed], temporality)

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -16,6 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.metrics.export import MetricsExport, Moment
+from traffic_cop_middleware.abstractions.metrics.instruments import Number
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.composition.workers import sign_of_several
@@ -31,11 +32,13 @@ class Exporting:
     was never stopped.
     """
 
-    def __init__(self, settings: OtlpExport, recorder: Recorder) -> None:
+    def __init__(self, settings: OtlpExport, recorder: Recorder, *, business: Sequence[Number] = ()) -> None:
         from traffic_cop_middleware.adapters.opentelemetry import OpenTelemetryExporter
 
         self._exporter = OpenTelemetryExporter(settings.exporter)
-        self._export = MetricsExport(self._exporter, recorder, requests=settings.requests is not False)
+        self._export = MetricsExport(
+            self._exporter, recorder, requests=settings.requests is not False, business=business
+        )
         self._interval = settings.interval
         self._timeout = settings.timeout
         self._loops: list[Soon] = []

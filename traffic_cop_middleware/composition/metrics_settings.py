@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from traffic_cop_middleware.abstractions.business.costs import CostOf
+from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
+from traffic_cop_middleware.abstractions.business.instruments import instruments_of
+from traffic_cop_middleware.abstractions.metrics.instruments import Number
 from traffic_cop_middleware.abstractions.metrics.recorder import MOST_SERIES
 from traffic_cop_middleware.composition.otlp import OtlpExport, is_number
 from traffic_cop_middleware.errors import ConfigurationError
@@ -14,12 +19,19 @@ LONGEST_INTERVAL = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
-    """How often a worker writes what it has counted (seconds), how many series it tells apart, and where it exports."""
+    """How often a worker writes what it has counted (seconds), how many series it tells apart, and where it exports.
+
+    `business` are the app's own metrics, `cost` says what a request costs.
+    """
 
     interval: float = 1.0
     series: int = MOST_SERIES
     access_log: float = 0.0
     otlp: OtlpExport | None = None
+    business: Sequence[BusinessMetric] = ()
+    cost: CostOf | None = None
+    instruments: Sequence[Number] = field(default=(), init=False, compare=False)
+    """How the app's own metrics are told outside."""
 
     def __post_init__(self) -> None:
         if not is_number(self.interval) or not 0.05 <= self.interval <= LONGEST_INTERVAL:
@@ -36,3 +48,4 @@ class MetricsSettings:
             raise ConfigurationError(
                 f"metrics_access_log={share!r}: True, or the share of the requests that is logged, from 0 to 1"
             )
+        object.__setattr__(self, "instruments", instruments_of(self.business, costs=self.cost is not None))

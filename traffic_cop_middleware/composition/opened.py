@@ -34,6 +34,7 @@ from traffic_cop_middleware.abstractions.state.writing import tiers_kept
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
 from traffic_cop_middleware.composition.backends import BackendHandle
+from traffic_cop_middleware.composition.history_keeping import HistoryKeeping
 from traffic_cop_middleware.composition.session_settings import SessionKeys
 from traffic_cop_middleware.composition.state_stores import StateStores
 from traffic_cop_middleware.contracts import Backend, Changes, Lease, Message, StateStore
@@ -59,9 +60,11 @@ class Opened:
         *(
             "_converging",
             "_flushing",
+            "_history",
             "_has_analytics",
             "_has_sessions",
             "_hears_no_more",
+            "_keeping",
             "_messaging",
             "_pushes",
             "_scope",
@@ -116,10 +119,13 @@ class Opened:
         )
         self._converging: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._history: HistoryKeeping | None = None
         self.analytics: AnalyticsAbstraction  # only where requests are counted
         self._has_analytics = analytics is not None
         if analytics is not None:
             self.analytics = analytics(backend)
+            self._history = HistoryKeeping(backend, self.analytics)
         self.stores = stores
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None
@@ -158,6 +164,8 @@ class Opened:
         self._warn_of_promotion()
         if self._has_analytics and self.backend.metrics is not None and self.backend.metrics.shared:
             self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
+            if self._history is not None:
+                self._keeping = asyncio.get_running_loop().create_task(self._history.run())
         if self.works_by_itself:
             self._working = asyncio.get_running_loop().create_task(self.work())
         messaging, store = self._messaging, self.backend.records
@@ -253,13 +261,15 @@ class Opened:
         return self.state is not None and self._state_is_shared
 
     async def work(self) -> None:
-        """Take state to its documents, and push again what services did not take; until cancelled."""
-        if self.state is None:
-            return
+        """Take state to its documents, push again what services did not take, keep a history; until cancelled."""
         scope, ended = self._scope = anyio.CancelScope(), anyio.Event()
         try:
             with scope:
-                await self._work(self.state)
+                async with anyio.create_task_group() as tasks:
+                    if self._history is not None and self._keeping is None:
+                        tasks.start_soon(self._history.run)
+                    if self.state is not None:
+                        tasks.start_soon(self._work, self.state)
         finally:
             ended.set()
 
@@ -300,8 +310,9 @@ class Opened:
     async def close(self) -> None:
         """Listen no longer to other workers, and let go of the backend."""
         self.listen_no_more()
-        background = [task for task in (self._converging, self._flushing, self._working) if task is not None]
-        self._converging = self._flushing = self._working = None
+        tasks = (self._converging, self._flushing, self._working, self._keeping)
+        background = [task for task in tasks if task is not None]
+        self._converging = self._flushing = self._working = self._keeping = None
         for task in background:
             task.cancel()
         if background:
@@ -312,6 +323,8 @@ class Opened:
             await ended.wait()
         if self._has_analytics:
             await self.analytics.end()
+        if self._history is not None:
+            await self._history.end()
         if self.state is not None:
             await self.state.house.end(within=LAST_FLUSH)
         if self._uses is not None:

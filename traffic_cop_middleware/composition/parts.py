@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
+from traffic_cop_middleware.adapters.memory.history import MemoryHistory
 from traffic_cop_middleware.composition.backend_settings import BackendSettings
 from traffic_cop_middleware.composition.backends import BackendHandle
 from traffic_cop_middleware.composition.metrics_export import Exporting
@@ -63,7 +65,7 @@ class Parts:
             clock = getattr(settings.backend, "wall_clock", time.time)
             self.recorder = Recorder(clock=clock, most_series=metrics.series, keeps_whole=metrics.otlp is not None)
             if metrics.otlp is not None:
-                self._exporting = Exporting(metrics.otlp, self.recorder)
+                self._exporting = Exporting(metrics.otlp, self.recorder, business=metrics.instruments)
             observers.subscribe(self.recorder.hear)
         self._watched = watched or {}
         self._keys = sessions.keys() if sessions is not None else None
@@ -169,7 +171,13 @@ class Parts:
 
     def _stores(self, loop: object) -> StateStores:
         settings = self.settings
-        return StateStores(settings.state, loop=loop, namespace=settings.namespace, notify=self.observers.tell)
+        return StateStores(
+            settings.state,
+            loop=loop,
+            namespace=settings.namespace,
+            notify=self.observers.tell,
+            history=self._metrics is not None,
+        )
 
     def _opened(
         self,
@@ -187,15 +195,18 @@ class Parts:
             observers=self.observers,
             watched=self._watched,
             stores=stores,
-            analytics=self._analytics if self._metrics is not None else None,
+            analytics=partial(self._analytics, stores) if self._metrics is not None else None,
         )
 
-    def _analytics(self, backend: Backend) -> AnalyticsAbstraction:
+    def _analytics(self, stores: StateStores | None, backend: Backend) -> AnalyticsAbstraction:
         if self._metrics is None or self.recorder is None or backend.metrics is None:
             raise ConfigurationError(
                 f"backend {backend.name} keeps no metrics. Use memory:// or redis://, or leave out metrics=True"
             )
-        return AnalyticsAbstraction(backend.metrics, self.recorder, interval=self._metrics.interval)
+        history = stores.history if stores is not None else None
+        return AnalyticsAbstraction(
+            backend.metrics, self.recorder, interval=self._metrics.interval, history=history or MemoryHistory()
+        )
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` of its event loop closes.
@@ -219,7 +230,8 @@ class Parts:
     @property
     def work(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """What is to run beside the app, if anything."""
-        return self._work if self._keys is not None or self.settings.state.works else None
+        works = self._keys is not None or self._metrics is not None or self.settings.state.works
+        return self._work if works else None
 
     async def _work(self) -> None:
         opened = self.current()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from typing import Any, cast
 
+from traffic_cop_middleware.adapters.memory.history import MemoryHistory
 from traffic_cop_middleware.composition.files_settings import FilesSettings
 from traffic_cop_middleware.composition.schemes import adapter_for
 from traffic_cop_middleware.composition.sharing import Given, Handle, Open
 from traffic_cop_middleware.composition.state_settings import StateSettings
-from traffic_cop_middleware.contracts import DocumentStore, Event, FileMetadataStore, ObjectStore
+from traffic_cop_middleware.contracts import DocumentStore, Event, FileMetadataStore, HistoryStore, ObjectStore
 
+GROUP = "traffic_cop_middleware"
 KINDS: Mapping[str, tuple[Mapping[str, str], str]] = {
     "documents": (
         {
@@ -26,8 +29,29 @@ KINDS: Mapping[str, tuple[Mapping[str, str], str]] = {
         {"sqlite": "sqlite.files", "supabase+https": "supabase", "supabase+http": "supabase"},
         "'sqlite:///files.db' or 'supabase+https://key@project.supabase.co'",
     ),
+    "history": (
+        {
+            "memory": "memory.history",
+            "sqlite": "sqlite.history",
+            "arangodb": "arangodb.history",
+            "arangodb+https": "arangodb.history",
+        },
+        "'sqlite:///state.db' or 'arangodb://user:password@localhost:8529/database'",
+    ),
 }
 """By kwarg: the modules under `adapters` for the schemes of ours, and an example. Of others there are entry points."""
+
+
+HISTORY_DEADLINE = 10.0
+"""Seconds that a question to the history may take at least: a month of it is read at once."""
+
+
+def _keeps_history(documents: object) -> bool:
+    """Whether documents of this scheme keep a history too: those of a third party may not."""
+    if not isinstance(documents, str):
+        return False
+    scheme = documents.partition("://")[0].lower()
+    return scheme in KINDS["history"][0] or bool(entry_points(group=f"{GROUP}.history", name=scheme))
 
 
 def opener(kind: str, url: str) -> Open[Any]:
@@ -38,20 +62,25 @@ def opener(kind: str, url: str) -> Open[Any]:
         MissingExtra: its driver is not installed.
     """
     ours, example = KINDS[kind]
-    group = f"traffic_cop_middleware.{kind}"
-    return cast("Open[Any]", adapter_for(url, kwarg=kind, group=group, ours=ours, example=example))
+    return cast("Open[Any]", adapter_for(url, kwarg=kind, group=f"{GROUP}.{kind}", ours=ours, example=example))
 
 
 class StateStores:
     """The stores behind the state, on one event loop: opened for URLs, shared with those who named the same ones, or
-    given by their owners.
+    given by their owners. With `history`, that of the traffic too.
 
     Raises:
         ConfigurationError: a URL can't be used.
     """
 
     def __init__(
-        self, settings: StateSettings, *, loop: object, namespace: str, notify: Callable[[Event], None]
+        self,
+        settings: StateSettings,
+        *,
+        loop: object,
+        namespace: str,
+        notify: Callable[[Event], None],
+        history: bool = False,
     ) -> None:
         def handle(kind: str, given: Any, deadline: float) -> Handle[Any] | Given[Any]:
             if not isinstance(given, str):
@@ -70,6 +99,11 @@ class StateStores:
         self._documents = handle("documents", settings.documents, settings.deadline)
         self._handles = [self._documents]
         self._objects = self._metadata = None
+        self._history = None
+        if history:
+            past = settings.documents if _keeps_history(settings.documents) else MemoryHistory()
+            self._history = handle("history", past, max(settings.deadline, HISTORY_DEADLINE))
+            self._handles.append(self._history)
         if files.metadata is not None:
             self._metadata = handle("file_metadata", files.metadata, files.deadline)
             self._handles.append(self._metadata)
@@ -81,6 +115,11 @@ class StateStores:
     @property
     def documents(self) -> DocumentStore:
         return cast("DocumentStore", self._documents.product)
+
+    @property
+    def history(self) -> HistoryStore | None:
+        """Where the history of the traffic is: with the documents, or in this process where these keep none."""
+        return None if self._history is None else cast("HistoryStore", self._history.product)
 
     @property
     def objects(self) -> ObjectStore | None:

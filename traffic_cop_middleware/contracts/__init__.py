@@ -19,6 +19,15 @@ from traffic_cop_middleware.contracts.files import (
     Relative,
     Usage,
 )
+from traffic_cop_middleware.contracts.history import (
+    Due,
+    HistoryBucket,
+    HistoryOpener,
+    HistoryRow,
+    HistoryStore,
+    Past,
+    Span,
+)
 from traffic_cop_middleware.contracts.leases import Lease, LeaseStore
 from traffic_cop_middleware.contracts.metrics import (
     SEALED,
@@ -77,6 +86,7 @@ __all__ = [
     "DocumentOpener",
     "DocumentOutbox",
     "DocumentStore",
+    "Due",
     "Edge",
     "Event",
     "Example",
@@ -89,6 +99,10 @@ __all__ = [
     "Flushed",
     "ForeignTokens",
     "Guard",
+    "HistoryBucket",
+    "HistoryOpener",
+    "HistoryRow",
+    "HistoryStore",
     "Instance",
     "InstanceStore",
     "Instances",
@@ -111,6 +125,7 @@ __all__ = [
     "Opener",
     "Outbox",
     "Page",
+    "Past",
     "Pending",
     "Point",
     "Promotion",
@@ -127,6 +142,7 @@ __all__ = [
     "SessionRoute",
     "SessionRouteStore",
     "SessionStore",
+    "Span",
     "StateKey",
     "StateStore",
     "StoredObject",

@@ -37,7 +37,7 @@ class Point(NamedTuple):
     """What a family says of one set of attributes. `examples` are there for histograms only."""
 
     attributes: Mapping[str, str | int]
-    value: int | Distribution
+    value: int | float | Distribution
     examples: Sequence[Example] = ()
 
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Required, TypedDict
 
+from traffic_cop_middleware.abstractions.business.costs import Costs
+from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook
@@ -92,6 +94,8 @@ class CopSettings(BackendKwargs, total=False):
     metrics_series: int
     metrics_access_log: float
     metrics_otlp: MetricExporter | OtlpExport | None
+    business_metrics: Iterable[BusinessMetric]
+    business_metrics_cost: Costs | None
 
 
 class RateLimitKwargs(BackendKwargs, total=False):

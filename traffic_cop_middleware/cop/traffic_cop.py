@@ -17,6 +17,9 @@ from traffic_cop_middleware.abstractions.balancing.checks import HEALTH, HealthM
 from traffic_cop_middleware.abstractions.balancing.management import BALANCING, LoadBalancingAbstraction
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.business.costs import CostOf, Costs
+from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric, declared
+from traffic_cop_middleware.abstractions.business_metrics import BusinessMetricsAbstraction
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.files.management import FileManagementAbstraction
@@ -158,6 +161,10 @@ class TrafficCop:
             to 1 (True: all). Those that failed are logged in any case, unless it is 0.
         metrics_otlp: an exporter of OpenTelemetry's SDK (`OTLPMetricExporter()`), or an `OtlpExport` of one, to which
             each worker exports what it counts. What FastAPI records itself is left to it.
+        business_metrics: what the app counts of its own, for `cop.business_metrics`: `[BusinessMetric("orders",
+            "count", attributes=["plan"])]`.
+        business_metrics_cost: what a request costs: a plain function of its route, method ("WEBSOCKET" for those),
+            status, seconds and bytes of the response, or a table by route template, `{"/report": 0.002, "*": 0.0001}`.
 
     Raises:
         ConfigurationError: a setting can't be used; the message says what to write.
@@ -227,6 +234,8 @@ class TrafficCop:
         metrics_series: int = DEFAULT_METRICS.series,
         metrics_access_log: float = DEFAULT_METRICS.access_log,
         metrics_otlp: MetricExporter | OtlpExport | None = None,
+        business_metrics: Iterable[BusinessMetric] = (),
+        business_metrics_cost: Costs | None = None,
         **unknown: Never,
     ) -> None:
         refuse_unknown("TrafficCop", CopSettings.__annotations__, unknown)
@@ -348,12 +357,19 @@ class TrafficCop:
                     series=metrics_series,
                     access_log=metrics_access_log,
                     otlp=otlp_export(metrics_otlp),
+                    business=declared(business_metrics),
+                    cost=CostOf(business_metrics_cost) if business_metrics_cost is not None else None,
                 ),
                 path=metrics_path,
                 token=metrics_token,
                 public=metrics_public,
             ),
         )
+        self._business_metrics: BusinessMetricsAbstraction | None = None
+        if self._parts.recorder is not None:
+            self._business_metrics = BusinessMetricsAbstraction(
+                self._business, self._parts.recorder, analytics=lambda: self._open("business_metrics").analytics
+            )
         self._parts.also_start.append(self._gateway.start)
         self._parts.also_begin.append(self._gateway.begin)
         self._parts.also_close.append(self._gateway.close)
@@ -388,11 +404,16 @@ class TrafficCop:
         if not isinstance(on, bool):
             raise ConfigurationError(f"metrics={on!r} must be True or False")
         if not on and (settings != DEFAULT_METRICS or (path, token, public) != (None, None, False)):
-            raise ConfigurationError("the settings metrics_… need metrics=True: nothing is counted without it")
+            raise ConfigurationError(
+                "the settings metrics_… and business_metrics… need metrics=True: nothing is counted without it"
+            )
         if path is None and (token is not None or public):
             raise ConfigurationError("metrics_token and metrics_public need metrics_path='/metrics'")
         if path is not None:
-            self._exposition = Exposition(path, token=token, public=public, analytics=self._opened_analytics)
+            self._exposition = Exposition(
+                path, token=token, public=public, analytics=self._opened_analytics, business=settings.instruments
+            )
+        self._business, self._cost = settings.business, settings.cost
         self._access_log = AccessLog(settings.access_log) if settings.access_log else None
         self._left_to_others = settings.otlp is not None and settings.otlp.requests is None
         return settings if on else None
@@ -465,6 +486,21 @@ class TrafficCop:
         if self._parts.recorder is None:
             raise ConfigurationError("cop.analytics: this cop counts nothing. Write TrafficCop(metrics=True)")
         return self._open("analytics").analytics
+
+    @property
+    def business_metrics(self) -> BusinessMetricsAbstraction:
+        """What the app counts of its own: `cop.business_metrics.count("orders", plan="pro")`.
+
+        It counts at any time in any thread; questions (`read`, `trends`, `usage`, `export`) are open as `sessions` is.
+
+        Raises:
+            ConfigurationError: nothing is counted (`metrics=True`).
+        """
+        if self._business_metrics is None:
+            raise ConfigurationError(
+                "cop.business_metrics: this cop counts nothing. Write TrafficCop(metrics=True, business_metrics=[…])"
+            )
+        return self._business_metrics
 
     @property
     def state(self) -> StateManagementAbstraction:
@@ -668,6 +704,7 @@ class TrafficCop:
                 exposition=self._exposition,
                 access_log=self._access_log,
                 elsewhere=CountedElsewhere(app) if self._left_to_others else None,
+                cost=self._cost,
             )
         return app
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
+from traffic_cop_middleware.abstractions.metrics.instruments import Number
 from traffic_cop_middleware.abstractions.metrics.prometheus import OPENMETRICS, TEXT, exposition
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 from traffic_cop_middleware.middleware.refusals import Refusal, answer_with, refuse
@@ -34,14 +35,20 @@ AWAY = answer_with(Refusal(503, (), "", 1, "The counters of all workers can't be
 
 
 class Exposition:
-    """Answers a scrape. `analytics` gives what is open on the running event loop.
+    """Answers a scrape. `analytics` gives what is open on the running event loop; `business` is told beside our own.
 
     Raises:
         ConfigurationError: the path is none, or nobody said who may read it.
     """
 
     def __init__(
-        self, path: str, *, token: str | None, public: bool, analytics: Callable[[], Awaitable[AnalyticsAbstraction]]
+        self,
+        path: str,
+        *,
+        token: str | None,
+        public: bool,
+        analytics: Callable[[], Awaitable[AnalyticsAbstraction]],
+        business: Sequence[Number] = (),
     ) -> None:
         if not isinstance(path, str) or not path.startswith("/"):
             raise ConfigurationError(f"metrics_path={path!r}: a path begins with a slash, as in '/metrics'")
@@ -63,6 +70,7 @@ class Exposition:
         self._path = path
         self._expected = None if token is None else b"bearer " + token.encode("ascii")
         self._analytics = analytics
+        self._business = business
 
     def takes(self, scope: Scope) -> bool:
         """Whether a request is a scrape."""
@@ -90,7 +98,13 @@ class Exposition:
             await refuse(scope, receive, send, answer=AWAY, fields=(), on_refusal=None)
             return
         text = await anyio.to_thread.run_sync(
-            partial(exposition, counted.figures, workers=counted.workers, openmetrics=openmetrics)
+            partial(
+                exposition,
+                counted.figures,
+                workers=counted.workers,
+                openmetrics=openmetrics,
+                business=self._business,
+            )
         )
         body = text.encode()
         headers = [

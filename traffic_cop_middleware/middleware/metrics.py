@@ -14,8 +14,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from traffic_cop_middleware.abstractions.business.costs import CostOf
 from traffic_cop_middleware.abstractions.destinations import TheApp
 from traffic_cop_middleware.abstractions.metrics import families
+from traffic_cop_middleware.abstractions.metrics.business import COST
 from traffic_cop_middleware.abstractions.metrics.figures import Name
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.metrics.series import (
@@ -46,7 +48,10 @@ MOST_UNDER_WAY = 10_000
 
 
 class MetricsLayer:
-    """Counts what passes. The context must be in the scope. `elsewhere` says what FastAPI counts too."""
+    """Counts what passes. The context must be in the scope.
+
+    `elsewhere` says what FastAPI counts too, `cost` what a request costs.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class MetricsLayer:
         exposition: Exposition | None = None,
         access_log: AccessLog | None = None,
         elsewhere: CountedElsewhere | None = None,
+        cost: CostOf | None = None,
     ) -> None:
         self.app = app
         self._recorder = recorder
@@ -66,6 +72,7 @@ class MetricsLayer:
         self._exposition = exposition
         self._access_log = access_log
         self._elsewhere = elsewhere
+        self._cost = cost
         self._templates: Mapping[int, str] = {}
         self._generation = -1
         self._under_way: dict[TrafficContext, Scope] = {}
@@ -162,8 +169,13 @@ class MetricsLayer:
                 series.exceptions += 1
             if seconds > series.slowest:
                 series.note(Exemplar(seconds, context.traceparent[3:35], recorder.clock()))
+            cost = 0
+            if self._cost is not None:
+                template = self._template(scope, context, root_path)
+                method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+                cost = self._costs(template, method, status, seconds, bytes_out)
             if context.session is not None or context.decision is not None:
-                self._use(context, status, bytes_in, bytes_out)
+                self._use(context, status, bytes_in, bytes_out, cost)
             if elsewhere is not None and not stream and (told or (not first and elsewhere.gave_up(scope))):
                 series.count_elsewhere(seconds)
             if self._access_log is not None:
@@ -225,25 +237,35 @@ class MetricsLayer:
             matched = self._table.find({**as_it_came, "root_path": root_path or ""})
         return matched.template
 
-    def _use(self, context: TrafficContext, status: int, bytes_in: int, bytes_out: int) -> None:
+    def _costs(self, template: str, method: str, status: int, seconds: float, bytes_out: int) -> int:
+        """What a request costs, in millionths; it is counted by its route."""
+        if self._cost is None:
+            return 0
+        cost = self._cost(template, method, status, seconds, bytes_out)
+        if cost:
+            with self._recorder.counting:
+                self._recorder.running.business.add((COST, template), cost)
+        return cost
+
+    def _use(self, context: TrafficContext, status: int, bytes_in: int, bytes_out: int, cost: int) -> None:
         """Count for the verified user, tenant, plan and API key."""
         usage = self._recorder.running.usage
         session = context.session
         owner = session.standing if session is not None else None
         if owner is not None and owner.subject is not None:
-            usage.add("user", owner.subject, status, bytes_in, bytes_out)
+            usage.add("user", owner.subject, status, bytes_in, bytes_out, cost=cost)
             for kind in ("tenant", "plan"):
                 name = owner.claims.get(kind)
                 if isinstance(name, (str, int)) and name != "":
-                    usage.add(kind, str(name), status, bytes_in, bytes_out)
+                    usage.add(kind, str(name), status, bytes_in, bytes_out, cost=cost)
         api_key = getattr(context, "api_key", None)
         if api_key is not None:
-            usage.add("api_key", api_key, status, bytes_in, bytes_out)
+            usage.add("api_key", api_key, status, bytes_in, bytes_out, cost=cost)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: TrafficContext = scope[KEY]
         root_path = scope.get("root_path")
-        metered = MeteredSocket(receive, send)
+        metered, start = MeteredSocket(receive, send), perf_counter()
         self._under_way[context] = scope
         try:
             await self.app(scope, metered.receive, metered.send)
@@ -253,8 +275,11 @@ class MetricsLayer:
         finally:
             del self._under_way[context]
             self._recorder.turn()
-            metered.count(self._recorder.running, self._template(scope, context, root_path))
-            self._use(context, metered.status, metered.bytes_in, metered.bytes_out)
+            template = self._template(scope, context, root_path)
+            metered.count(self._recorder.running, template)
+            seconds = perf_counter() - start
+            cost = self._costs(template, "WEBSOCKET", metered.status, seconds, metered.bytes_out)
+            self._use(context, metered.status, metered.bytes_in, metered.bytes_out, cost)
 
     def _gauges(self) -> Mapping[Name, int]:
         found: dict[Name, int] = defaultdict(int)

@@ -17,9 +17,9 @@ and a test with them waits for nothing::
 A backend of your own subclasses `BucketStoreContract`, `SessionStoreContract`, `SessionRouteStoreContract`,
 `RecordStoreContract`, `MetricsStoreContract`, `StateStoreContract`, `OutboxContract`, `MessageBusContract`,
 `LeaseStoreContract` and `InstanceStoreContract`, documents of your own `DocumentStoreContract`, files of your own
-`ObjectStoreContract`, what is known of them `FileMetadataStoreContract`. This module needs pytest, the suites need
-pytest-asyncio too, and `open_client` what Starlette's TestClient needs (httpx2). Importing the package needs none of
-them.
+`ObjectStoreContract`, what is known of them `FileMetadataStoreContract`, a history of your own `HistoryStoreContract`.
+This module needs pytest, the suites need pytest-asyncio too, and `open_client` what Starlette's TestClient needs
+(httpx2). Importing the package needs none of them.
 """
 
 import pytest
@@ -30,6 +30,7 @@ pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_asking")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.document_contract_shapes")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.file_metadata_contract")
+pytest.register_assert_rewrite("traffic_cop_middleware.testing.history_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.instance_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.lease_contract")
 pytest.register_assert_rewrite("traffic_cop_middleware.testing.metrics_contract")
@@ -50,6 +51,7 @@ from traffic_cop_middleware.testing.bus_contract import MessageBusContract  # no
 from traffic_cop_middleware.testing.clock import FakeClock  # noqa: E402
 from traffic_cop_middleware.testing.document_contract import DocumentStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.file_metadata_contract import FileMetadataStoreContract  # noqa: E402
+from traffic_cop_middleware.testing.history_contract import HistoryStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.instance_contract import InstanceStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.lease_contract import LeaseStoreContract  # noqa: E402
 from traffic_cop_middleware.testing.metrics_contract import MetricsStoreContract  # noqa: E402
@@ -65,6 +67,7 @@ __all__ = [
     "DocumentStoreContract",
     "FakeClock",
     "FileMetadataStoreContract",
+    "HistoryStoreContract",
     "InstanceStoreContract",
     "LeaseStoreContract",
     "MessageBusContract",

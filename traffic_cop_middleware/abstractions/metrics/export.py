@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics import families
@@ -48,12 +48,23 @@ class Moment(NamedTuple):
 
 
 class MetricsExport:
-    """Exports what a recorder counts. Without `requests` the two families that frameworks report too are left out."""
+    """Exports what a recorder counts. Without `requests` the two families that frameworks report too are left out.
 
-    def __init__(self, exporter: TelemetryExporter, recorder: Recorder, *, requests: bool = True) -> None:
+    `business` are the instruments of the app's own metrics.
+    """
+
+    def __init__(
+        self,
+        exporter: TelemetryExporter,
+        recorder: Recorder,
+        *,
+        requests: bool = True,
+        business: Sequence[Timing | Number] = (),
+    ) -> None:
         self._exporter = exporter
         self._recorder = recorder
         self._left_out = () if requests else (DURATION, ACTIVE)
+        self._instruments = (*INSTRUMENTS, *business)
         self._sending = threading.Lock()
         self._failing = False
         self._began = self._until = self._latest = -1.0
@@ -115,7 +126,7 @@ class MetricsExport:
         if deltas:
             changed.merge(whole)
             changed.merge(self._sent, sign=-1)
-        for instrument in INSTRUMENTS:
+        for instrument in self._instruments:
             if instrument.name in self._left_out:
                 continue
             kind: Kind = "histogram" if isinstance(instrument, Timing) else "counter" if instrument.grows else "level"

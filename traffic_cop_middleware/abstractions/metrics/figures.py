@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from traffic_cop_middleware.abstractions.metrics.business import Business
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
 from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Key, Series
@@ -18,10 +19,12 @@ Name = tuple[str, ...]
 class Figures:
     """`requests` and `streams` by route, method and status; `counts` and `timings` by family and labels; `usage`.
 
+    `business` is what the app counts of its own.
+
     `gauges` are what is under way at this moment; they are not part of a sum over time.
     """
 
-    __slots__ = ("counts", "gauges", "requests", "streams", "timings", "usage")
+    __slots__ = ("business", "counts", "gauges", "requests", "streams", "timings", "usage")
 
     def __init__(self) -> None:
         self.requests: dict[Key, Series] = {}
@@ -30,6 +33,7 @@ class Figures:
         self.timings: dict[Name, Histogram] = {}
         self.gauges: dict[Name, int] = {}
         self.usage = Usage()
+        self.business = Business()
 
     def count(self, name: Name, number: int = 1) -> None:
         """Add to a counter."""
@@ -68,3 +72,4 @@ class Figures:
                 known_timed.merge(timed, sign=sign)
             else:
                 known_timed.merge_bounded(timed, sign=sign)
+        self.business.merge(other.business, sign=sign, buckets=buckets, pause=pause)

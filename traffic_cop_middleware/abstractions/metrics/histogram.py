@@ -119,6 +119,11 @@ class Histogram:
         self.total += sign * other.total
 
 
+def bucket_of(value: float, scale: int) -> int:
+    """The index of the bucket that a value is in."""
+    return ceil(log2(min(max(value, SMALLEST), LARGEST)) * (1 << scale)) - 1
+
+
 def middle(index: int, scale: int) -> float:
     """The value whose relative distance to both ends of a bucket is the same."""
     base: float = 2.0 ** (2.0**-scale)

@@ -36,7 +36,7 @@ class Timing(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A family of whole numbers: they only grow, or (`grows` is false) tell what is at this moment.
+    """A family of numbers: they only grow, or (`grows` is false) tell what is at this moment.
 
     `unit` is UCUM's; what is counted stands in braces.
     """
@@ -45,7 +45,7 @@ class Number(NamedTuple):
     unit: str
     help: str
     labels: Sequence[str]
-    rows: Callable[[Figures], Iterable[tuple[Values, int]]]
+    rows: Callable[[Figures], Iterable[tuple[Values, float]]]
     grows: bool = True
 
 

@@ -84,6 +84,12 @@ class Buckets:
         # What is left over of a number, divided by a base less one, is what its digits come to (casting out nines).
         return self.lanes % ((1 << self.width * 8) - 1)
 
+    def bins(self) -> Mapping[int, int]:
+        """How many there are by index, without the empty buckets."""
+        data = relaned(self.packed(), self.width, NUMBER)
+        counts = struct.unpack(f"<{len(data) // NUMBER}Q", data)
+        return {self.low + at: count for at, count in enumerate(counts) if count}
+
     def quantiles(self, *shares: float) -> Sequence[float | None]:
         """The values that these shares of all are not above, within half a bucket."""
         data = relaned(self.packed(), self.width, NUMBER)

@@ -117,8 +117,8 @@ class Live:
 
 def period_of(summary: Summary, seconds: float, *, pause: Callable[[], None] = never) -> Period:
     """A stretch of time, as people and programs read it."""
-    total, routes, statuses = _traffic(summary, REQUESTS, seconds, pause)
-    _, streams, _ = _traffic(summary, STREAMS, seconds, pause)
+    total, routes, statuses = traffic_of(summary, REQUESTS, seconds, pause)
+    _, streams, _ = traffic_of(summary, STREAMS, seconds, pause)
     return Period(
         seconds=seconds,
         total=total,
@@ -169,7 +169,7 @@ class _Route:
         )
 
 
-def _traffic(
+def traffic_of(
     summary: Summary, kind: str, seconds: float, pause: Callable[[], None]
 ) -> tuple[Traffic, Mapping[str, Traffic], Mapping[int, int]]:
     """Of requests, or of long streams: all of them, by route, and their number by status."""

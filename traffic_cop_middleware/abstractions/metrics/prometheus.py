@@ -17,17 +17,18 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 BOUND_LABELS = (*(repr(bound) for bound in BOUNDS), "+Inf")
 
 
-def exposition(figures: Figures, *, workers: int, openmetrics: bool) -> str:
-    """The text of a scrape."""
-    return "\n".join([*_Writer(openmetrics=openmetrics).lines(figures, workers), ""])
+def exposition(figures: Figures, *, workers: int, openmetrics: bool, business: Sequence[Timing | Number] = ()) -> str:
+    """The text of a scrape. `business` are the instruments of the app's own metrics."""
+    writer = _Writer(openmetrics=openmetrics)
+    return "\n".join([*writer.lines([*INSTRUMENTS, *business], figures, workers), ""])
 
 
 class _Writer:
     def __init__(self, *, openmetrics: bool) -> None:
         self._open = openmetrics
 
-    def lines(self, figures: Figures, workers: int) -> Iterator[str]:
-        for instrument in INSTRUMENTS:
+    def lines(self, instruments: Iterable[Timing | Number], figures: Figures, workers: int) -> Iterator[str]:
+        for instrument in instruments:
             name = instrument.name.replace(".", "_")
             labels = [label.replace(".", "_") for label in instrument.labels]
             if isinstance(instrument, Timing):
@@ -47,11 +48,14 @@ class _Writer:
         yield from self._head(name, "counter" if number.grows else "gauge", number.help, unit)
         sample = f"{name}_total" if number.grows else name
         for values, count in number.rows(figures):
-            yield f"{sample}{{{_labels(labels, values)}}} {count}"
+            yield f"{sample}{{{_labels(labels, values)}}} {count}" if values else f"{sample} {count}"
 
     def _head(self, name: str, kind: str, what: str, unit: str = "") -> Iterator[str]:
         if kind == "counter" and not self._open:
             name = f"{name}_total"  # the older format calls a counter by its sample
+        what = text(what).replace("\\", "\\\\")
+        if self._open:
+            what = what.replace('"', '\\"')
         yield f"# HELP {name} {what}"
         yield f"# TYPE {name} {kind}"
         if unit and self._open:

@@ -77,6 +77,10 @@ class Recorder:
         """This worker's incarnation: under that name it writes."""
         self.sequence = 0
         """Counts what it has written."""
+        self.counting = threading.RLock()
+        """Held by who counts from any thread (`business_metrics.py`), and while the figures that run are put aside."""
+        self.thread = 0
+        """The one that turns the slots: that of the event loop. 0 before it is known."""
         self.gauges: list[Callable[[], Mapping[Name, int]]] = []
         """Those who know what is under way."""
         self._pid = os.getpid()
@@ -120,12 +124,14 @@ class Recorder:
             self.worker = secrets.token_hex(8)
             self.sequence = 0
             self._lock = threading.RLock()
+            self.counting = threading.RLock()
             self._begin()
 
     # Counting
 
     def turn(self, *, early: bool = False) -> None:
         """Begin a new slot if the running one is over, or is to be. A clock that went back changes nothing."""
+        self.thread = threading.get_ident()
         now = max(self.clock(), float(self.slot * SLOT))
         if now < self.ends and not early:
             return
@@ -142,9 +148,10 @@ class Recorder:
         self._put_aside(over=False)
 
     def _put_aside(self, *, over: bool) -> None:
-        piece = Piece(self.slot, self.running, over)
-        self._aside.append(piece)
-        self.running = Figures()
+        with self.counting:
+            piece = Piece(self.slot, self.running, over)
+            self._aside.append(piece)
+            self.running = Figures()
         self.fast.clear()
 
     def _set_due(self, now: float) -> None:
@@ -178,7 +185,8 @@ class Recorder:
     @property
     def size(self) -> int:
         """How many series the next flush goes through, about."""
-        return sum(len(figures.requests) for figures in [self._open.sums, *(piece.figures for piece in [*self._aside])])
+        every = [self._open.sums, *(piece.figures for piece in [*self._aside])]
+        return sum(len(figures.requests) + len(figures.business) for figures in every)
 
     @property
     def behind(self) -> bool:

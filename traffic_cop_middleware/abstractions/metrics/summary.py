@@ -4,9 +4,10 @@ Theory of operation. A summary has rows of numbers (of a route, method and statu
 buckets of durations, which are told apart by route and method. Either is one integer with a lane for each number
 (`lanes.py`). A blob of it has the names (JSON), the rows, where the buckets of each histogram begin and how many they
 are, and the buckets, empty ones too, in narrow lanes where the counts are small (behind a number that none of them
-reaches; 0 where the lanes are not narrow); compression takes these away, and brings them back in C. Blobs with the same
-names, as workers of one app mostly have them, are added up place by place, all of their rows by one addition. So 400
-workers with 300 series take a quarter of a second of CPU where reading bucket by bucket took five.
+reaches; 0 where the lanes are not narrow), and last the levels (JSON); compression takes the empty ones away, and
+brings them back in C. Blobs with the same names, as workers of one app mostly have them, are added up place by place,
+all of their rows by one addition. So 400 workers with 300 series take a quarter of a second of CPU where reading bucket
+by bucket took five.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
+from traffic_cop_middleware.abstractions.metrics.business import Level
 from traffic_cop_middleware.abstractions.metrics.figures import MOST_NAMES, Figures, Name
 from traffic_cop_middleware.abstractions.metrics.lanes import BUCKET, NARROW, NUMBER, Buckets, lanes_of, relaned
 from traffic_cop_middleware.abstractions.metrics.pauses import never
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, Key, Series
-from traffic_cop_middleware.abstractions.metrics.usage import MOST, REST
+from traffic_cop_middleware.abstractions.metrics.usage import MOST
+from traffic_cop_middleware.contracts.usage import REST
 
-FORM = b"3"
+FORM = b"4"
 REQUESTS, STREAMS, COUNTS, TIMINGS, USAGE = "requests", "streams", "counts", "timings", "usage"
+BUSINESS = "business"
 FIRST_BYTE = {REQUESTS: "requests.first_byte", STREAMS: "streams.first_byte"}
-WIDTHS = {REQUESTS: 5, STREAMS: 5, COUNTS: 1, USAGE: 5}
+WIDTHS = {REQUESTS: 5, STREAMS: 5, COUNTS: 1, USAGE: 6, BUSINESS: 2}
 """Numbers of a row by the first part of its name. Of requests: their number, bytes in and out, exceptions,
-disconnects; of usage those of `Used`."""
+disconnects; of usage those of `Used`; of an app's own metrics one that is twice as wide."""
 MOST_NARROW = 1 << 13
 """Up to so many durations in each histogram the lanes are narrow; so seven blobs at least are added up as they are."""
 LOWEST = 1 << 15
@@ -38,13 +42,15 @@ AT_ONCE = 64
 
 
 class Summary:
-    """`rows` are numbers, `durations` buckets, by name: a word of above, and labels."""
+    """`rows` are numbers, `durations` buckets, `levels` what an app's own gauges say, by name: a word of above, and
+    labels."""
 
-    __slots__ = ("_grown", "durations", "rows")
+    __slots__ = ("_grown", "durations", "levels", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[Name, int] = {}
         self.durations: dict[Name, Buckets] = {}
+        self.levels: dict[Name, Level] = {}
         self._grown: dict[Name, int] = defaultdict(int)
         """How many names there are of those whose number is limited."""
 
@@ -65,11 +71,23 @@ class Summary:
             known = self.durations.setdefault(name, Buckets())
         known.add(low, lanes)
 
+    def add_level(self, name: Name, level: Level) -> None:
+        """Take note of a level."""
+        known = self.levels.get(name)
+        if known is None:
+            name = self._limited(name)
+            known = self.levels.get(name, level)
+        self.levels[name] = known.with_(level)
+
     def _limited(self, name: Name) -> Name:
         """The name, or where there are too many that of the rest."""
         kind = name[0]
         if kind == USAGE:
             limited, most, rest = name[:2], MOST, (*name[:2], REST)
+        elif kind == BUSINESS:
+            if name in self.rows or name in self.durations:
+                return name  # an observation has both
+            limited, most, rest = name[:2], MOST_NAMES, (*name[:2], *(OVERFLOW for _ in name[2:]))
         elif kind in (COUNTS, TIMINGS):
             limited, most, rest = name[:1], MOST_NAMES, (*name[:2], *(OVERFLOW for _ in name[2:]))
         else:
@@ -90,6 +108,8 @@ class Summary:
             self.add_durations(name, buckets.low, buckets.lanes)
             if not at % AT_ONCE:
                 pause()
+        for name, level in other.levels.items():
+            self.add_level(name, level)
 
 
 def summary_of(figures: Figures, *, pause: Callable[[], None] = never) -> Summary:
@@ -108,6 +128,15 @@ def summary_of(figures: Figures, *, pause: Callable[[], None] = never) -> Summar
         for user, used in names.items():
             summary.add_row((USAGE, kind, user), lanes_of(used))
         pause()
+    business = figures.business
+    for name, number in business.numbers.items():
+        summary.add_row((BUSINESS, *name), number)
+    for name, observed in business.observed.items():
+        buckets = Buckets.of(observed.bins)
+        summary.add_durations((BUSINESS, *name), buckets.low, buckets.lanes)
+        pause()
+    for name, level in business.levels.items():
+        summary.add_level((BUSINESS, *name), level)
     return summary
 
 
@@ -138,7 +167,8 @@ def encode(summary: Summary, *, pause: Callable[[], None] = never) -> bytes:
         lanes.append(relaned(data, BUCKET, NARROW) if most else data)
         pause()
     names = json.dumps([rows, durations], separators=(",", ":")).encode("ascii")
-    return blob_of(FORM, (names, numbers, struct.pack(f"<{len(places)}H", *places), b"".join(lanes)))
+    levels = json.dumps(sorted(summary.levels.items()), separators=(",", ":")).encode("ascii")
+    return blob_of(FORM, (names, numbers, struct.pack(f"<{len(places)}H", *places), b"".join(lanes), levels))
 
 
 class Column:
@@ -206,22 +236,37 @@ class Column:
             summary.add_durations(name, buckets.low, buckets.lanes)
 
 
+def _levels(told: bytes) -> Sequence[tuple[Name, Level]]:
+    """Raises ValueError: these are none."""
+    try:
+        return [(tuple(name), Level(*level)) for name, level in json.loads(told)]
+    except (ValueError, TypeError) as exc:
+        raise ValueError(f"a blob that holds no figures: {exc}") from exc
+
+
 def summed_up(
-    blobs: Iterable[bytes], *, unreadable: Callable[[ValueError], None], pause: Callable[[], None] = never
+    blobs: Iterable[bytes],
+    *,
+    unreadable: Callable[[ValueError], None],
+    pause: Callable[[], None] = never,
+    whole: Summary | None = None,
 ) -> Summary:
-    """Blobs as one summary. `unreadable` hears of those that are left out."""
+    """Blobs as one summary, added to `whole` if there is one. `unreadable` hears of those that are left out."""
     columns: dict[bytes, Column] = {}
+    whole = Summary() if whole is None else whole
     for blob in blobs:
         try:
-            names, numbers, places, lanes = parts_of(blob, FORM, 4)
+            names, numbers, places, lanes, told = parts_of(blob, FORM, 5)
+            levels = _levels(told)
             column = columns.get(names)
             if column is None:
                 column = columns[names] = Column(names)
             column.add(numbers, places, lanes, pause)
+            for name, level in levels:
+                whole.add_level(name, level)
         except ValueError as exc:
             unreadable(exc)
         pause()
-    whole = Summary()
     for column in columns.values():
         column.give(whole)
         pause()

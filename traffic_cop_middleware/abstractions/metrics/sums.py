@@ -1,9 +1,9 @@
 """Figures without their exponential buckets, as they are summed over the workers for a scrape.
 
 Theory of operation. A blob has the names of its rows (JSON) and then all their numbers in a row, as doubles, which hold
-whole numbers below 2**53 exactly. Workers of one app mostly have the same rows, so blobs with the same names are added
-up column by column, and the names are read once for all of them: 400 workers take tens of milliseconds. Quantiles come
-from the windows, which have the buckets (`figures.py`).
+whole numbers below 2**53 exactly. Levels, which are no sums, come last (JSON). Workers of one app mostly have the same
+rows, so blobs with the same names are added up column by column, and the names are read once for all of them: 400
+workers take tens of milliseconds. Quantiles come from the windows, which have the buckets (`figures.py`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
+from traffic_cop_middleware.abstractions.metrics.business import Level
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, Histogram
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses, never
 from traffic_cop_middleware.abstractions.metrics.series import Exemplar, Series
 
-FORM = b"1"
+FORM = b"2"
 TIMED = len(BOUNDS) + 2
 """Numbers of a histogram: its total, then how many up to each bound."""
-WIDTHS = {"requests": 2 * TIMED + 4, "streams": 2 * TIMED + 4, "timings": TIMED, "counts": 1, "gauges": 1}
+SERIES = 2 * TIMED + 4
+WIDTHS = {"requests": SERIES, "streams": SERIES, "timings": TIMED, "counts": 1, "gauges": 1}
+WIDTHS |= {"business": 2, "observed": TIMED}
 MOST_EXEMPLARS = 16
 """The slowest requests that a blob tells of."""
+HIGH = 1 << 40
+"""An app's own numbers may be larger than a double holds exactly: they are two, and this is one of the first."""
 AT_ONCE = 16
 """Blobs that are added up without a pause: that takes about a millisecond."""
 
@@ -44,9 +49,14 @@ def encode_sums(figures: Figures, *, pause: Callable[[], None] = never) -> bytes
             numbers.extend(_timed(series.first_byte))
             numbers.extend((series.bytes_in, series.bytes_out, series.exceptions, series.disconnects))
             pause()
-    for name in sorted(figures.timings):
-        names.append(["timings", *name])
-        numbers.extend(_timed(figures.timings[name]))
+    business = figures.business
+    for kind, timed_by in (("timings", figures.timings), ("observed", business.observed)):
+        for name in sorted(timed_by):
+            names.append([kind, *name])
+            numbers.extend(_timed(timed_by[name]))
+    for name in sorted(business.numbers):
+        names.append(["business", *name])
+        numbers.extend(divmod(business.numbers[name], HIGH))
     for kind, numbers_by in (("counts", figures.counts), ("gauges", figures.gauges)):
         for name in sorted(numbers_by):
             names.append([kind, *name])
@@ -55,8 +65,9 @@ def encode_sums(figures: Figures, *, pause: Callable[[], None] = never) -> bytes
     slow = sorted(slow, reverse=True)[:MOST_EXEMPLARS]
     if sys.byteorder == "big":
         numbers.byteswap()
-    parts = (json.dumps(names).encode("ascii"), numbers.tobytes(), json.dumps(slow).encode("ascii"))
-    return blob_of(FORM, parts)
+    told = (names, slow, sorted(business.levels.items()))
+    named, slowest, levels = (json.dumps(each).encode("ascii") for each in told)
+    return blob_of(FORM, (named, numbers.tobytes(), slowest, levels))
 
 
 def _timed(histogram: Histogram) -> Sequence[float]:
@@ -69,13 +80,15 @@ def summed(blobs: Iterable[tuple[bytes, bool]], *, unreadable: Callable[[ValueEr
     columns: dict[tuple[bytes, bool], list[array[float]]] = defaultdict(list)
     for blob, gauges in blobs:
         try:
-            names, numbers, slow = _decoded(blob)
+            names, numbers, slow, levels = _decoded(blob)
         except ValueError as exc:
             unreadable(exc)
             continue
         columns[names, gauges].append(numbers)
         for seconds, trace, when, template, method, status in json.loads(slow):
             figures.requests.setdefault((template, method, status), Series()).keep(Exemplar(seconds, trace, when))
+        for name, level in json.loads(levels):
+            figures.business.set(tuple(name), Level(*level))
         pause()
     for (names, gauges), rows in columns.items():
         _add(figures, json.loads(names), _column_sums(rows, pause), gauges=gauges, pause=pause)
@@ -91,13 +104,13 @@ def _column_sums(rows: list[array[float]], pause: Callable[[], None]) -> Sequenc
     return whole
 
 
-def _decoded(blob: bytes) -> tuple[bytes, array[float], bytes]:
-    """The names, the numbers and the exemplars of a blob.
+def _decoded(blob: bytes) -> tuple[bytes, array[float], bytes, bytes]:
+    """The names, the numbers, the exemplars and the levels of a blob.
 
     Raises:
         ValueError: it is none, or of another form, as another version of this package writes it.
     """
-    names, numbers, slow = parts_of(blob, FORM, 3)
+    names, numbers, slow, levels = parts_of(blob, FORM, 4)
     found = array("d")
     try:
         found.frombytes(numbers)
@@ -105,7 +118,7 @@ def _decoded(blob: bytes) -> tuple[bytes, array[float], bytes]:
         raise ValueError(f"a blob that holds no figures: {exc}") from exc
     if sys.byteorder == "big":
         found.byteswap()
-    return names, found, slow
+    return names, found, slow, levels
 
 
 def _add(
@@ -130,6 +143,10 @@ def _add(
             _add_timed(figures.timing(tuple(labels)), row)
         elif kind == "counts":
             figures.count(tuple(labels), int(row[0]))
+        elif kind == "business":
+            figures.business.add(tuple(labels), int(row[0]) * HIGH + int(row[1]))
+        elif kind == "observed":
+            _add_timed(figures.business.histogram(tuple(labels)), row)
         elif gauges:
             figures.gauges[tuple(labels)] = figures.gauges.get(tuple(labels), 0) + int(row[0])
         pause()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from typing import Any
 
 from arango.exceptions import ArangoServerError
 
@@ -17,13 +17,13 @@ from traffic_cop_middleware.adapters.arangodb.rows import (
     item_of,
     place_of,
 )
-from traffic_cop_middleware.adapters.options import Bounds, numbers
+from traffic_cop_middleware.adapters.arangodb.urls import server_of
 from traffic_cop_middleware.adapters.spans import span
 from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
 from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import WHOLE, check_key
-from traffic_cop_middleware.errors import ConfigurationError, StoreError
+from traffic_cop_middleware.errors import StoreError
 
 log = logging.getLogger("traffic_cop.documents")
 
@@ -172,7 +172,7 @@ class ArangoDocuments:
         def ended(link: Link) -> int:
             link.begin()
             both = ["documents", "history"]
-            bounds = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
+            bounds: dict[str, Any] = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
             gone = link.ask("ended", collections=both[:1], tombstones_before=tombstones_before, **bounds)
             link.ask("forget", collections=both[1:], gone=gone)
             link.commit()
@@ -180,7 +180,7 @@ class ArangoDocuments:
 
         def orphaned(link: Link) -> tuple[int, int]:
             link.begin()
-            bounds = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
+            bounds: dict[str, Any] = {"app": self._app, "now": now, "most": CLEANED_AT_ONCE}
             looked_at = link.ask("orphans", collections=["documents", "history"], **bounds)
             gone = [each for each in looked_at if not each["alive"]]
             link.ask("forget", collections=["history"], gone=gone)
@@ -201,41 +201,13 @@ class ArangoDocuments:
                 return total
 
 
-OPTIONS = {
-    "deadline": Bounds(0.01, 300, None, "seconds per call, in place of the stack's deadline"),
-    "threads": Bounds(1, 64, 4, "connections, each in a thread"),
-}
-FORMS = "arangodb://user:password@host:8529/database or arangodb+https://…"
-
-
 def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event], None]) -> ArangoDocuments:
     """`arangodb://user:password@host:8529/database`, or `arangodb+https://…` with TLS.
 
     `?deadline=2` is the seconds of a call, `?threads=4` how many calls are made at once, `?ca_file=/path.pem` the
     authority that signed the server's certificate. A reserved character in a password is written as %XX.
     """
-    parts = _split(url)
-    host = parts.hostname or "localhost"
-    place = f"[{host}]" if ":" in host else host
-    port = parts.port or 8529
-    name = f"{parts.scheme}://{place}:{port}{parts.path}"
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    ca_file = query.pop("ca_file", None)
-    options = numbers(urlencode(query), OPTIONS, name=f"documents='{name}'")
-    database = unquote(parts.path[1:])
-    if not database or "/" in database:
-        raise ConfigurationError(f"documents='{name}' names no database. Write {FORMS}")
-    tls = parts.scheme == "arangodb+https"
-    if ca_file is not None and not tls:
-        raise ConfigurationError(f"documents='{name}': ca_file needs TLS. Write arangodb+https://, or leave it out")
-    server = Server(
-        f"{'https' if tls else 'http'}://{place}:{port}",
-        database,
-        unquote(parts.username or "root"),
-        unquote(parts.password or ""),
-        ca_file,
-        name,
-    )
+    server, options = server_of(url)
     return ArangoDocuments(
         server,
         namespace=namespace,
@@ -243,17 +215,3 @@ def open(url: str, *, namespace: str, deadline: float, notify: Callable[[Event],
         notify=notify,
         threads=int(options["threads"] or 1),
     )
-
-
-def _split(url: str) -> SplitResult:
-    """The parts of a URL that can be told apart; what is said of another never quotes it, for it has a password."""
-    try:
-        parts = urlsplit(url)
-        if parts.fragment or parts.port == 0 or "@" in parts.path or "@" in parts.query or not parts.hostname:
-            raise ValueError("not to be told apart")  # noqa: TRY301 - the same end as urlsplit's own
-    except ValueError:
-        raise ConfigurationError(
-            "documents: this ArangoDB URL can't be read: it has no host, its port is no number from 1 to 65535, or its "
-            f"user or password holds one of : / ? # [ ] @ as it is (write %2F for a slash). Write {FORMS}"
-        ) from None
-    return parts

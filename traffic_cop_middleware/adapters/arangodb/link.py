@@ -29,10 +29,18 @@ from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreT
 FOLDER = files("traffic_cop_middleware.adapters.arangodb")
 QUERIES = {
     name: FOLDER.joinpath(f"{name}.aql").read_text()
-    for name in ("load", "store", "reshape", "list", "history", "trim", "ended", "forget", "orphans", "looked_at")
+    for name in (
+        *("load", "store", "reshape", "list", "history", "trim", "ended", "forget", "orphans", "looked_at"),
+        *("traffic_writes", "traffic_wrote", "traffic_due", "traffic_done", "traffic_now_due"),
+        *("traffic_empty", "traffic_write", "traffic_read", "traffic_old"),
+    )
 }
 DOCUMENTS, HISTORY = "traffic_cop_documents", "traffic_cop_history"
-INDEXES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+TRAFFIC, DUE = "traffic_cop_traffic", "traffic_cop_traffic_due"
+COLLECTIONS = {"documents": DOCUMENTS, "history": HISTORY, "traffic": TRAFFIC, "due": DUE}
+"""By the names that queries have for them."""
+Indexes = Mapping[str, Sequence[Mapping[str, Any]]]
+INDEXES: Indexes = {
     DOCUMENTS: (
         {"type": "persistent", "name": "listed", "fields": ["place", "order"]},
         {"type": "persistent", "name": "expiring", "fields": ["app", "expires_at"]},
@@ -43,6 +51,13 @@ INDEXES: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"type": "persistent", "name": "versions", "fields": ["item", "version"], "unique": True},
         {"type": "persistent", "name": "orphaned", "fields": ["app", "orphan_from"]},
     ),
+}
+TRAFFIC_INDEXES: Indexes = {
+    TRAFFIC: (
+        {"type": "persistent", "name": "read", "fields": ["app", "resolution", "kind", "start"]},
+        {"type": "persistent", "name": "buckets", "fields": ["app", "resolution", "start", "source"]},
+    ),
+    DUE: ({"type": "persistent", "name": "due", "fields": ["app", "resolution", "start"]},),
 }
 PAGE = 50
 """Documents of one reply; a cursor gives the next ones."""
@@ -127,21 +142,21 @@ class Link:
         self._database = self._client.db(server.database, username=server.user, password=server.password)
         self.transaction: TransactionDatabase | None = None
 
-    def ask(self, query: str, *, collections: Sequence[str], **binds: Any) -> list[Any]:
+    def ask(self, query: str, *, collections: Sequence[str], page: int = PAGE, **binds: Any) -> list[Any]:
         """All that a golden query gives, page by page. `collections` are those that it names."""
-        known = {"documents": DOCUMENTS, "history": HISTORY}
         database: StandardDatabase | TransactionDatabase = self.transaction or self._database
         cursor = database.aql.execute(
             QUERIES[query],
-            bind_vars=binds | {f"@{each}": known[each] for each in collections},
-            batch_size=PAGE,
+            bind_vars=binds | {f"@{each}": COLLECTIONS[each] for each in collections},
+            batch_size=page,
             max_runtime=cast("Any", self.requests.left()),
         )
         return list(cast("Any", cursor))
 
-    def begin(self) -> None:
-        """A stream transaction over both collections, for what is asked from now on."""
-        self.transaction = self._database.begin_transaction(write=[DOCUMENTS, HISTORY], sync=True)
+    def begin(self, collections: Sequence[str] = ("documents", "history")) -> None:
+        """A stream transaction over these collections, for what is asked from now on."""
+        write = [COLLECTIONS[each] for each in collections]
+        self.transaction = self._database.begin_transaction(write=write, sync=True)
 
     def commit(self) -> None:
         if self.transaction is not None:
@@ -157,10 +172,10 @@ class Link:
             except (ArangoServerError, StoreError, ConnectionError):
                 return
 
-    def set_up(self) -> None:
+    def set_up(self, collections: Indexes) -> None:
         """Make the collections and indexes that are missing; several may do that at once."""
         there = {each["name"] for each in cast("Any", self._database.collections())}
-        for name, indexes in INDEXES.items():
+        for name, indexes in collections.items():
             if name not in there:
                 try:
                     self._database.create_collection(name)
@@ -177,7 +192,9 @@ class Link:
 class SetUp:
     """Whether the collections are there, as all threads know it."""
 
-    done = False
+    def __init__(self, collections: Indexes = INDEXES) -> None:
+        self.collections = collections
+        self.done = False
 
 
 class ArangoWorker:
@@ -202,7 +219,7 @@ class ArangoWorker:
         while True:
             try:
                 if not self._set_up.done:
-                    self._link.set_up()
+                    self._link.set_up(self._set_up.collections)
                     self._set_up.done = True
                 return call.work(self._link)
             except ArangoServerError as exc:

@@ -38,7 +38,7 @@ class MemoryMetrics:
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._epoch = int(clock() * MICRO)
+        self._began: int | None = None
         self._workers: dict[str, Written] = {}
         self._gone: dict[str, tuple[bytes, bytes] | None] = {}
         """Who is in the record; with what, if it may only have been away."""
@@ -48,6 +48,13 @@ class MemoryMetrics:
         self._windows: dict[str, dict[str, bytes]] = {}
         self._stamps: dict[str, int] = {}
         self._sealed: dict[str, bytes] = {}
+
+    @property
+    def _epoch(self) -> int:
+        """When this was first asked for anything: processes that were forked off before have one each."""
+        if self._began is None:
+            self._began = int(self._clock() * MICRO)
+        return self._began
 
     def flush(self, worker: str, flush: Flush) -> Flushed:
         if worker in self._gone:
