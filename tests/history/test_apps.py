@@ -19,13 +19,14 @@ from tests.arangodb_double import running_double
 from tests.asgi import http_scope, send_through
 from tests.history.crew import MIDNIGHT, requests_in
 from tests.servers import RedisServer
-from traffic_cop_middleware import TrafficCop
+from traffic_cop_middleware import MetricsMiddleware, TrafficCop
 from traffic_cop_middleware.abstractions.history import keeping
 from traffic_cop_middleware.adapters.arangodb.history import open as open_arangodb
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.documents import MemoryDocuments
 from traffic_cop_middleware.adapters.sqlite.history import open as open_sqlite
 from traffic_cop_middleware.contracts import HistoryOpener, Span
+from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.testing import FakeClock
 
 
@@ -125,3 +126,30 @@ def test_it_works_on_trio_too(tmp_path: Path) -> None:
         assert (await cop.analytics.percentiles("1h")).requests == 3
 
     trio.run(main)
+
+
+@pytest.mark.asyncio
+async def test_without_a_history_there_are_live_figures_and_no_past(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    cop = TrafficCop(documents=url, metrics=True, metrics_history=False)
+    app = app_of(cop)
+    async with started(app):
+        await serve(app, 3)
+        assert (await cop.analytics.live()).last_minute.total.requests == 3
+        for ask in (cop.analytics.traffic, cop.analytics.percentiles, cop.analytics.top, cop.analytics.compare):
+            with pytest.raises(ConfigurationError, match="metrics_history=False"):
+                await ask()
+    assert await kept(open_sqlite, url) == 0
+    with pytest.raises(ConfigurationError, match="metrics_history=1"):
+        TrafficCop(metrics=True, metrics_history=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.asyncio
+async def test_a_metrics_middleware_alone_makes_no_history_that_nobody_could_ask() -> None:
+    app = MetricsMiddleware(Starlette(routes=[Route("/a", ok)]))
+    async with started(app):
+        await serve(app, 3)
+        opened = app._parts.opened
+        assert opened is not None
+        assert (await opened.analytics.live()).last_minute.total.requests == 3
+        assert opened.analytics.keeper is None

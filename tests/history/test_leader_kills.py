@@ -23,7 +23,7 @@ from traffic_cop_middleware.testing import FakeClock
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis_server]
 
 WINDOW = ("metrics.window", "metrics.seal")
-MINUTE = ("metrics.stamps", *WINDOW, *WINDOW, "metrics.record", "history.write")
+MINUTE = ("metrics.stamps", *WINDOW, *WINDOW, "metrics.record")
 EMPTY = ("metrics.stamps", *WINDOW, "metrics.record")
 """Of a minute in which the workers have written, and served nothing."""
 ROLL_UP = ("history.read", "history.write")
@@ -33,10 +33,11 @@ CALLS = (
     *MINUTE,
     *MINUTE,
     *EMPTY,
+    *("history.write", "history.write", "history.write"),
     *("history.due", *ROLL_UP, *ROLL_UP, *ROLL_UP),
     *("history.due", *ROLL_UP),
     *("history.due", *ROLL_UP),
-    *("history.prune", "history.prune"),
+    *("history.prune", "history.prune", "history.read", "history.read"),
 )
 """Of a pass over three minutes before and after midnight; the hour and the day before it are over."""
 NOW = MIDNIGHT + 315

@@ -21,10 +21,11 @@ from tests.adapters.load import started
 from tests.asgi import http_scope, send_through
 from tests.history.crew import DAY, MIDNIGHT, SharedMetrics, Worker
 from traffic_cop_middleware import Range, TrafficCop
+from traffic_cop_middleware.abstractions.metrics.blobs import parts_of
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.history import MemoryHistory
-from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.contracts import Event, Span
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.testing import FakeClock
 
@@ -230,3 +231,69 @@ async def test_a_histogram_of_the_history_has_the_bounds_of_its_buckets(worker: 
     (index,) = histogram.bins
     found = await worker.analytics.percentiles("2h", route="/a")
     assert found.buckets == {2 ** ((index + 1) / 32): 360}
+
+
+async def of_a_year(clock: FakeClock) -> Worker:
+    """A worker that served ada, of acme, a year and a half ago, and eve today."""
+    worker = Worker(SharedMetrics(clock=clock), MemoryHistory(), clock)
+    for user, days in (("ada", 0), ("eve", 550)):
+        clock.advance(MIDNIGHT + days * DAY - clock())
+        worker.serve([0.01] * 3, user=user)
+        worker.recorder.running.usage.add("tenant", "acme", 200, 1, 2)
+        worker.recorder.running.usage.add("api_key", f"key of {user}", 200, 1, 2)
+        clock.advance(60)
+        await worker.analytics.flush()
+        clock.advance(20)
+        assert await worker.analytics.keeper.take(token=1)
+        clock.advance(DAY)
+        assert await worker.analytics.keeper.take(token=1)
+    return worker
+
+
+async def test_days_forget_users_and_keys_when_hours_do() -> None:
+    clock = FakeClock(MIDNIGHT)
+    worker = await of_a_year(clock)
+    for by, names, complete in (
+        ("user", {"eve"}, False),
+        ("api_key", {"key of eve"}, False),
+        ("tenant", {"acme"}, True),
+        ("route", {"/a"}, True),
+    ):
+        found = await worker.analytics.traffic(Range(MIDNIGHT), by=by, step="1d")  # type: ignore[arg-type]
+        assert (found.groups.keys(), found.complete) == (names, complete)
+        assert found.points[0].start == (MIDNIGHT if complete else MIDNIGHT + (551 - 395) * DAY)
+    assert (await worker.analytics.traffic("600d")).total.requests == 6
+    assert (await worker.analytics.traffic("100d", by="user")).complete
+    assert not (await worker.analytics.traffic(Range(MIDNIGHT, MIDNIGHT + DAY), by="user")).complete
+    old = await worker.analytics._history.read([Span(DAY, MIDNIGHT, MIDNIGHT + DAY)])
+    assert b"ada" not in b"".join(parts_of(past.row.value, b"3", 4)[0] for past in old)
+    assert {past.row.name for past in old} == {"/a", "tenant"}
+
+
+async def test_steps_that_are_kept_no_longer_are_no_zeros() -> None:
+    clock = FakeClock(MIDNIGHT)
+    worker = await of_a_year(clock)
+    with pytest.raises(ConfigurationError, match="step=60 s"):
+        await worker.analytics.traffic(Range(MIDNIGHT, MIDNIGHT + 600), step="1m")
+    today = MIDNIGHT + 550 * DAY
+    clock.advance(today + 50 * 3_600 - clock())
+    cut = await worker.analytics.traffic(Range(today, today + 49 * 3_600), step="1m")
+    assert (cut.complete, cut.start, cut.total.requests, cut.first) == (False, today + 2 * 3_600, 0, None)
+    two_days = await worker.analytics.traffic("48h", step="1m")
+    assert two_days.complete
+    assert two_days.end - two_days.start <= 48 * 3_600
+    whole = await worker.analytics.traffic(Range(today, today + 49 * 3_600), step="5m")
+    assert (whole.complete, whole.total.requests, whole.first) == (True, 3, today)
+
+
+async def test_a_route_with_a_name_that_is_too_long_can_be_asked_for() -> None:
+    clock = FakeClock(MIDNIGHT)
+    worker = Worker(SharedMetrics(clock=clock), MemoryHistory(), clock)
+    worker.serve([0.01] * 3, path="/" + "x" * 2_000)
+    worker.serve([0.01] * 2, path="/")
+    clock.advance(60)
+    await worker.analytics.flush()
+    clock.advance(20)
+    assert await worker.analytics.keeper.take(token=1)
+    assert (await worker.analytics.percentiles("1h", route="/" + "x" * 2_000)).requests == 3
+    assert (await worker.analytics.traffic("1h", by="status", route="/" + "x" * 2_000)).total.requests == 3

@@ -39,11 +39,28 @@ def test_what_is_no_stretch_is_refused(window: Window) -> None:
 
 
 @pytest.mark.parametrize(
-    "bounds", [(5, 5), (7, 5), (float("nan"), 5), (-1, 5), (5, 1e15), (datetime(2026, 1, 1),), ("5",)]
+    "bounds",
+    [
+        (5, 5),
+        (7, 5),
+        (float("nan"), 5),
+        (-1, 5),
+        (5, 1e15),
+        (10**400,),
+        (5, float("inf")),
+        (datetime(2026, 1, 1),),
+        (datetime.min.replace(tzinfo=UTC),),
+        ("5",),
+    ],
 )
 def test_what_is_no_range_is_refused(bounds: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="Range"):
         Range(*bounds)
+
+
+def test_what_begins_in_the_future_is_no_stretch_of_the_past() -> None:
+    with pytest.raises(ConfigurationError, match="future"):
+        bounds_of(Range(MIDNIGHT + 1), MIDNIGHT)
 
 
 def test_a_step_is_a_resolution() -> None:

@@ -287,6 +287,10 @@ def test_what_may_name_a_person_does_not_go_out() -> None:
 def test_the_same_notification_is_the_same_message_wherever_it_is_made() -> None:
     assert message_of(NEW) == message_of(Notification("new", SLOW, NOW))
     assert message_of(NEW).id != message_of(replace(NEW, time=NOW + 1)).id
+    # nobody can look up by the id who it was
+    whose = [replace(SLOW, labels={"user": name}, sentence=f"user {name} is slow") for name in ("ada", "bob")]
+    ada, bob = (message_of(Notification("new", each, NOW)) for each in whose)
+    assert ada == bob
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,13 @@ class FoundFigures(NamedTuple):
 class AnalyticsAbstraction(HistoryQuestions):
     """What the traffic does, and what it did: `await cop.analytics.live()`, `await cop.analytics.traffic("24h")`.
 
-    `interval` is how often this worker writes what it has counted (seconds)."""
+    `interval` is how often this worker writes what it has counted (seconds). Without a `history` nothing can be asked
+    of the past.
+    """
 
-    def __init__(self, store: MetricsStore, recorder: Recorder, *, interval: float, history: HistoryStore) -> None:
+    def __init__(
+        self, store: MetricsStore, recorder: Recorder, *, interval: float, history: HistoryStore | None
+    ) -> None:
         self._store = store
         self._recorder = recorder
         self._interval = interval
@@ -89,9 +93,13 @@ class AnalyticsAbstraction(HistoryQuestions):
         self._windows = Windows(store, threads=self._threads)
         past = anyio.CapacityLimiter(1)  # what is long about the past holds up no flush
         self._late = Windows(store, threads=past)
-        self.keeper = HistoryKeeper(store, history, clock=recorder.clock, threads=past, flush=self.flush)
+        self.keeper: HistoryKeeper | None = None
         """Makes the history, in the worker that leads; where each process counts for itself, in each."""
-        catch_up = partial(self.keeper.take, token=None) if self.keeper.by_itself else None
+        catch_up = None
+        if history is not None:
+            self.keeper = HistoryKeeper(store, history, clock=recorder.clock, threads=past, flush=self.flush)
+            if self.keeper.by_itself:
+                catch_up = partial(self.keeper.take, token=None)
         super().__init__(history, clock=recorder.clock, threads=past, catch_up=catch_up)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -7,8 +7,8 @@ import os
 
 import anyio
 
-from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction
 from traffic_cop_middleware.abstractions.asking import answered
+from traffic_cop_middleware.abstractions.history.keeping import HistoryKeeper
 from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.contracts import Backend, Lease
 from traffic_cop_middleware.errors import StoreError
@@ -22,8 +22,8 @@ LAST_PASS = 5.0
 class HistoryKeeping:
     """Lets one worker make the history, where the live figures and the history are shared and there are leases."""
 
-    def __init__(self, backend: Backend, analytics: AnalyticsAbstraction) -> None:
-        self._keeper = analytics.keeper
+    def __init__(self, backend: Backend, keeper: HistoryKeeper) -> None:
+        self._keeper = keeper
         leases = getattr(backend, "leases", None)  # a backend may be older than leases
         self._leases = None if self._keeper.by_itself else leases
 

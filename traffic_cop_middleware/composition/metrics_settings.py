@@ -19,7 +19,8 @@ LONGEST_INTERVAL = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
-    """How often a worker writes what it has counted (seconds), how many series it tells apart, and where it exports.
+    """How often a worker writes what it has counted (seconds), how many series it tells apart, where it exports,
+    and whether the past is kept.
 
     `business` are the app's own metrics, `cost` says what a request costs.
     """
@@ -27,6 +28,7 @@ class MetricsSettings:
     interval: float = 1.0
     series: int = MOST_SERIES
     access_log: float = 0.0
+    history: bool = True
     otlp: OtlpExport | None = None
     business: Sequence[BusinessMetric] = ()
     cost: CostOf | None = None
@@ -43,6 +45,8 @@ class MetricsSettings:
             raise ConfigurationError(
                 f"metrics_series={self.series!r}: how many (route, method, status) are told apart, from 1 to 10000"
             )
+        if not isinstance(self.history, bool):
+            raise ConfigurationError(f"metrics_history={self.history!r} must be True or False")
         share: object = self.access_log
         if not isinstance(share, bool) and (not is_number(share) or not 0 <= self.access_log <= 1):
             raise ConfigurationError(

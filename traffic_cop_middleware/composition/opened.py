@@ -125,7 +125,8 @@ class Opened:
         self._has_analytics = analytics is not None
         if analytics is not None:
             self.analytics = analytics(backend)
-            self._history = HistoryKeeping(backend, self.analytics)
+            if self.analytics.keeper is not None:
+                self._history = HistoryKeeping(backend, self.analytics.keeper)
         self.stores = stores
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None

@@ -176,7 +176,7 @@ class Parts:
             loop=loop,
             namespace=settings.namespace,
             notify=self.observers.tell,
-            history=self._metrics is not None,
+            history=self._metrics is not None and self._metrics.history,
         )
 
     def _opened(
@@ -203,10 +203,10 @@ class Parts:
             raise ConfigurationError(
                 f"backend {backend.name} keeps no metrics. Use memory:// or redis://, or leave out metrics=True"
             )
-        history = stores.history if stores is not None else None
-        return AnalyticsAbstraction(
-            backend.metrics, self.recorder, interval=self._metrics.interval, history=history or MemoryHistory()
-        )
+        history = None
+        if self._metrics.history:
+            history = (stores.history if stores is not None else None) or MemoryHistory()
+        return AnalyticsAbstraction(backend.metrics, self.recorder, interval=self._metrics.interval, history=history)
 
     async def start(self) -> None:
         """Open for a lifespan; the last `stop` of its event loop closes.

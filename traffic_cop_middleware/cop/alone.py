@@ -134,7 +134,8 @@ class MetricsMiddleware(Stack):
         refuse_unknown("MetricsMiddleware", MetricsKwargs.__annotations__, settings)
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
-        _MetricsAlone(metrics=True, **prefixed)._stack(self, app, self.traffic_cop_layer)
+        # Nobody could ask for a history: there is no cop at hand.
+        _MetricsAlone(metrics=True, metrics_history=False, **prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
 class _PromotionAlone(TrafficCop):

@@ -93,6 +93,7 @@ class CopSettings(BackendKwargs, total=False):
     metrics_interval: float
     metrics_series: int
     metrics_access_log: float
+    metrics_history: bool
     metrics_otlp: MetricExporter | OtlpExport | None
     business_metrics: Iterable[BusinessMetric]
     business_metrics_cost: Costs | None

@@ -159,6 +159,8 @@ class TrafficCop:
         metrics_series: how many (route, method, status) a worker tells apart.
         metrics_access_log: the share of the requests that is logged as JSON by the logger "traffic_cop.access", from 0
             to 1 (True: all). Those that failed are logged in any case, unless it is 0.
+        metrics_history: whether the past is kept beyond 15 minutes, with the documents. False: nobody writes it, and
+            `traffic`, `percentiles`, `top` and `compare` can't be asked.
         metrics_otlp: an exporter of OpenTelemetry's SDK (`OTLPMetricExporter()`), or an `OtlpExport` of one, to which
             each worker exports what it counts. What FastAPI records itself is left to it.
         business_metrics: what the app counts of its own, for `cop.business_metrics`: `[BusinessMetric("orders",
@@ -233,6 +235,7 @@ class TrafficCop:
         metrics_interval: float = DEFAULT_METRICS.interval,
         metrics_series: int = DEFAULT_METRICS.series,
         metrics_access_log: float = DEFAULT_METRICS.access_log,
+        metrics_history: bool = DEFAULT_METRICS.history,
         metrics_otlp: MetricExporter | OtlpExport | None = None,
         business_metrics: Iterable[BusinessMetric] = (),
         business_metrics_cost: Costs | None = None,
@@ -356,6 +359,7 @@ class TrafficCop:
                     interval=metrics_interval,
                     series=metrics_series,
                     access_log=metrics_access_log,
+                    history=metrics_history,
                     otlp=otlp_export(metrics_otlp),
                     business=declared(business_metrics),
                     cost=CostOf(business_metrics_cost) if business_metrics_cost is not None else None,

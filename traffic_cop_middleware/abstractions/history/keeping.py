@@ -4,7 +4,11 @@ Theory of operation. A pass takes the minutes of the last 20 whose windows have 
 and writes each as a whole: so a worker that writes late is still counted, and a leader that begins anew writes again
 what is there already. Writing a minute makes its 5 minutes due, these the hour, and that the day
 (`contracts/history.py`); what is due and over is added up from the finer buckets, and written as a whole too. Last,
-what is too old goes, but for what is still to be rolled up.
+what is too old goes, but for what is still to be rolled up; and of the days that are for ever, users and API keys go
+when their hours do.
+
+While the documents are away, what was taken waits here: for hours, bounded by its size, the oldest is left out. What
+waited in an earlier term is let go: since then another leader may have written more.
 
 Invariant: the history of a minute is what the windows held when they were last seen changed. Windows are kept for 25
 minutes after a write, all parts at once, and only the last 20 minutes are looked at: none is seen half gone.
@@ -17,7 +21,7 @@ others'.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -26,15 +30,15 @@ import anyio
 import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.history.ranges import KEPT
-from traffic_cop_middleware.abstractions.history.rows import rolled_up, rows_of
+from traffic_cop_middleware.abstractions.history.ranges import DAY, HOUR, KEPT
+from traffic_cop_middleware.abstractions.history.rows import PERSONAL, is_personal, rolled_up, rows_of
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE
-from traffic_cop_middleware.abstractions.metrics.summary import Summary
+from traffic_cop_middleware.abstractions.metrics.summary import USAGE, Summary
 from traffic_cop_middleware.abstractions.metrics.windows import Windows, tails_of
-from traffic_cop_middleware.contracts import HistoryBucket, HistoryStore, MetricsStore, Span
+from traffic_cop_middleware.contracts import HistoryBucket, HistoryRow, HistoryStore, MetricsStore, Span
 from traffic_cop_middleware.contracts.history import RESOLUTIONS
-from traffic_cop_middleware.errors import StoreError
+from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavailable
 
 log = logging.getLogger("traffic_cop")
 T = TypeVar("T")
@@ -48,6 +52,10 @@ AGAIN = 5.0
 PRUNE_PERIOD = 3_600.0
 MOST_PRUNES = 1_000
 """Rounds of one pruning."""
+MOST_WAITING = 32 * 1024 * 1024
+"""Bytes of minutes that wait for the documents: with 50 routes and 200 users those of 19 hours."""
+BESIDE = 250
+"""Bytes that a row takes beside its value, about."""
 
 
 class HistoryKeeper:
@@ -76,6 +84,9 @@ class HistoryKeeper:
         self._taking = anyio.Lock()
         self._taken: dict[int, tuple[int, ...]] = {}
         """The stamps of the windows of a minute when it was taken, with the store's epoch."""
+        self._waiting: dict[HistoryBucket, Sequence[HistoryRow]] = {}
+        """Minutes that were taken, and are to be written."""
+        self._token: int | None = None
         self._pruned = 0.0
 
     @property
@@ -116,15 +127,28 @@ class HistoryKeeper:
             StoreError: a store is away, or answers with an error; the next pass makes it good.
         """
         async with self._taking:
+            if token != self._token:
+                self._begin_term(token)
             if not ending and not self._metrics.shared:
                 await self._flush()
-            return (
-                await self._take_minutes(token, ending=ending)
-                and await self._roll_up(token)
-                and await self._prune(token)
-            )
+            await self._take_minutes(ending=ending)
+            try:
+                leads = await self._write(token) and await self._roll_up(token)
+            except StoreTimeout:
+                raise
+            except StoreError:
+                await self._prune(token)  # it may be full
+                raise
+            return leads and await self._prune(token)
 
-    async def _take_minutes(self, token: int | None, *, ending: bool) -> bool:
+    def _begin_term(self, token: int | None) -> None:
+        for bucket in self._waiting:
+            self._taken.pop(bucket.start // MINUTE, None)
+        self._waiting.clear()
+        self._token = token
+
+    async def _take_minutes(self, *, ending: bool) -> None:
+        """Have the minutes that have changed wait to be written."""
         epoch = (await answered(self._metrics.record())).epoch
         last = int((self._clock() - (0 if ending else SETTLED)) // MINUTE) + ending
         minutes = range(max(0, last - LOOKED_AT), last)
@@ -136,13 +160,39 @@ class HistoryKeeper:
             if any(seen[1:]) and self._taken.get(minute) != seen:
                 summary = await self._minute(names[at])
                 if (await answered(self._metrics.record())).epoch != epoch:
-                    return True  # the store has lost everything meanwhile: the next pass knows what it has now
+                    return  # the store has lost everything meanwhile: the next pass knows what it has now
                 rows = await self._in_thread(partial(rows_of, summary, pause=Pauses()))
-                bucket = HistoryBucket(MINUTE, minute * MINUTE, epoch)
-                if rows and not await self._history.write(bucket, rows, token=token):
-                    return False
+                if rows:
+                    self._waiting[HistoryBucket(MINUTE, minute * MINUTE, epoch)] = rows
                 self._taken[minute] = seen
+
+    async def _write(self, token: int | None) -> bool:
+        """Write what waits, the oldest first. One that the store does not take holds up no other."""
+        self._bound_waiting()
+        failed: StoreError | None = None
+        for bucket in sorted(self._waiting):
+            try:
+                if not await self._history.write(bucket, self._waiting[bucket], token=token):
+                    return False
+            except StoreUnavailable:
+                raise
+            except StoreError as exc:
+                failed = exc
+                continue
+            del self._waiting[bucket]
+        if failed is not None:
+            raise failed
         return True
+
+    def _bound_waiting(self) -> None:
+        sizes = {bucket: sum(BESIDE + len(row.value) for row in rows) for bucket, rows in self._waiting.items()}
+        over = sum(sizes.values()) - MOST_WAITING
+        for bucket in sorted(sizes):
+            if over <= 0:
+                return
+            log.warning("a minute of the traffic is left out of the history: the documents have been away for too long")
+            del self._waiting[bucket]
+            over -= sizes[bucket]
 
     async def _minute(self, name: str) -> Summary:
         """A minute over all workers."""
@@ -170,7 +220,22 @@ class HistoryKeeper:
         for _ in range(MOST_PRUNES):
             if not await self._history.prune(before, token=token):
                 break
+        if not await self._forget_persons(before[HOUR], token):
+            return False
         self._pruned = now
+        return True
+
+    async def _forget_persons(self, before: int, token: int | None) -> bool:
+        """Leave out of the days what names persons, once their hours are not kept any more."""
+        starts: set[int] = set()
+        for name in PERSONAL:
+            found = await self._history.read([Span(DAY, 0, before)], kind=USAGE, name=name)
+            starts.update(past.start for past in found)
+        for start in sorted(starts):
+            found = await self._history.read([Span(DAY, start, start + DAY)])
+            rows = [past.row for past in found if not is_personal(past.row)]
+            if not await self._history.write(HistoryBucket(DAY, start), rows, token=token):
+                return False
         return True
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -12,7 +12,18 @@ import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.history.groups import KIND_OF, grouped
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED
-from traffic_cop_middleware.abstractions.history.ranges import MINUTE, Range, Window, aligned, bounds_of, cover, step_of
+from traffic_cop_middleware.abstractions.history.ranges import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Range,
+    Window,
+    aligned,
+    bounds_of,
+    cover,
+    kept_from,
+    step_of,
+)
 from traffic_cop_middleware.abstractions.history.results import (
     By,
     Change,
@@ -23,14 +34,14 @@ from traffic_cop_middleware.abstractions.history.results import (
     TrafficHistory,
     TrafficPoint,
 )
-from traffic_cop_middleware.abstractions.history.rows import Uncapped, summary_of_rows
+from traffic_cop_middleware.abstractions.history.rows import PERSONAL, Uncapped, summary_of_rows
 from traffic_cop_middleware.abstractions.metrics.histogram import SCALE
 from traffic_cop_middleware.abstractions.metrics.lanes import Buckets
 from traffic_cop_middleware.abstractions.metrics.live import Traffic
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
-from traffic_cop_middleware.abstractions.metrics.summary import FIRST_BYTE, REQUESTS, Summary
+from traffic_cop_middleware.abstractions.metrics.summary import FIRST_BYTE, REQUESTS, USAGE, Summary
 from traffic_cop_middleware.contracts import HistoryStore, Past
-from traffic_cop_middleware.contracts.history import RESOLUTIONS
+from traffic_cop_middleware.contracts.history import MOST_WORD, RESOLUTIONS
 from traffic_cop_middleware.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -44,7 +55,13 @@ class Found(NamedTuple):
 
     start: int
     end: int
+    complete: bool
     rows: Sequence[Past]
+
+    @property
+    def first(self) -> int | None:
+        """When the first bucket begins that has something."""
+        return self.rows[0].start if self.rows else None
 
 
 class HistoryQuestions:
@@ -52,7 +69,7 @@ class HistoryQuestions:
 
     def __init__(
         self,
-        history: HistoryStore,
+        history: HistoryStore | None,
         *,
         clock: Callable[[], float],
         threads: anyio.CapacityLimiter,
@@ -77,10 +94,12 @@ class HistoryQuestions:
         "tenant", "plan", "api_key" or "upstream" (along a `route` of the gateway, or of the app for "route" and
         "status", where one is given); with a `step` ("1m", "5m", "1h", "1d" of UTC) as points, too. A minute is there
         about 15 seconds after its end. Minutes are kept for 48 hours, 5 minutes for 35 days, hours for 13 months, days
-        for ever. Two round trips to the documents.
+        for ever, but users and API keys for 13 months at most: where that cuts off a part of the range, the answer
+        begins later, and is not `complete`. Two round trips to the documents.
 
         Raises:
-            ConfigurationError: no such range, group or step; or more than 3,000 steps.
+            ConfigurationError: no such range, group or step; more than 3,000 steps, or none that is still kept; no
+                history is made (`metrics_history=False`).
             StoreUnavailable: the documents are away.
         """
         kind, name = _kind_of(by, route)
@@ -95,7 +114,7 @@ class HistoryQuestions:
 
         The durations of all buckets are added up, so the percentiles are those of the whole stretch.
         """
-        found = await self._find(range, kind=REQUESTS, name=route, step=None)
+        found = await self._find(range, kind=REQUESTS, name=_kind_of("route", route)[1], step=None)
         rows = [past for past in found.rows if method in (None, past.row.method)]
         return await self._computed(_percentiles, found._replace(rows=rows))
 
@@ -135,27 +154,40 @@ class HistoryQuestions:
         """The rows that make up a stretch."""
         now = self._clock()
         through = int((now - SETTLED) // MINUTE) * MINUTE
-        start, end = aligned(*bounds_of(window, now), now=now, through=through)
+        asked, until = bounds_of(window, now)
+        start, end = aligned(asked, until, now=now, through=through)
         check_steps(start, end, step)
-        return Found(start, end, await self.past(start, end, kind=kind, name=name, step=step))
+        kept = kept_from(step or DAY, now, step=step or DAY)
+        if start < end <= kept:
+            raise ConfigurationError(f"step={step} s: no such steps are kept of this range. Take a longer step")
+        if (kind, name) in PERSONS:
+            kept = max(kept, kept_from(HOUR, now, step=DAY))
+        start = min(max(start, kept), max(start, end))
+        complete = start - asked < (step or DAY)
+        return Found(start, end, complete, await self.past(start, end, kind=kind, name=name, step=step))
 
     async def past(self, start: int, end: int, *, kind: str, name: str | None, step: int | None) -> Sequence[Past]:
         """The rows of an aligned stretch. Two round trips to the documents.
 
         Raises:
+            ConfigurationError: no history is made.
             StoreUnavailable: the documents are away.
         """
+        history = self._history
+        if history is None:
+            raise ConfigurationError("no history of the traffic is kept: metrics_history=False")
         if self._catch_up is not None:
             await self._catch_up()
-        due = {each[:2] for each in await self._history.due()}
+        due = {each[:2] for each in await history.due()}
         spans = cover(start, end, due=due, coarsest=step or RESOLUTIONS[-1])
-        return await self._history.read(spans, kind=kind, name=name) if spans else []
+        return await history.read(spans, kind=kind, name=name) if spans else []
 
     async def _computed(self, work: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(partial(work, *arguments, pause=Pauses()), limiter=self._history_threads)
 
 
 TIMES = ("p50", "p95", "p99")
+PERSONS = frozenset((USAGE, name) for name in PERSONAL)
 
 
 def check_steps(start: int, end: int, step: int | None) -> None:
@@ -176,7 +208,7 @@ def _kind_of(by: By, route: str | None) -> tuple[str, str | None]:
     kind, name = KIND_OF[by]
     if route is not None and name is not None:
         raise ConfigurationError(f"by={by!r}, route={route!r}: use is not counted by route; leave one of them out")
-    return kind, name if route is None else route
+    return kind, name if route is None else route[:MOST_WORD]
 
 
 def _summary(rows: Sequence[Past], pause: Callable[[], None]) -> Summary:
@@ -190,7 +222,16 @@ def _traffic_history(found: Found, by: By, step: int | None, *, pause: Callable[
     else:
         points, whole = _points(found, by, step, pause)
     total, groups = grouped(whole, by, found.end - found.start, pause=pause)
-    return TrafficHistory(start=found.start, end=found.end, by=by, total=total, groups=groups, points=points)
+    return TrafficHistory(
+        start=found.start,
+        end=found.end,
+        complete=found.complete,
+        first=found.first,
+        by=by,
+        total=total,
+        groups=groups,
+        points=points,
+    )
 
 
 def _points(found: Found, by: By, step: int, pause: Callable[[], None]) -> tuple[Sequence[TrafficPoint], Summary]:
@@ -221,6 +262,7 @@ def _percentiles(found: Found, *, pause: Callable[[], None]) -> Percentiles:
     return Percentiles(
         start=found.start,
         end=found.end,
+        first=found.first,
         requests=durations.count,
         p50=p50,
         p75=p75,

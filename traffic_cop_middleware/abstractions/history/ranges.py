@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from math import isfinite
 
 from traffic_cop_middleware.contracts import Span
 from traffic_cop_middleware.contracts.history import RESOLUTIONS
@@ -56,8 +55,11 @@ def bounds_of(window: Window, now: float) -> tuple[float, float]:
         ConfigurationError: it is none.
     """
     if isinstance(window, Range):
+        start = _seconds(window.start, "start")
         end = now if window.end is None else _seconds(window.end, "end")
-        return _seconds(window.start, "start"), end
+        if start >= end:
+            raise ConfigurationError(f"{window}: it begins in the future")
+        return start, end
     return now - length_of(window), now
 
 
@@ -92,15 +94,16 @@ def step_of(written: timedelta | str) -> int:
 
 
 def _seconds(moment: datetime | float, name: str) -> float:
+    seconds: object = moment
     if isinstance(moment, datetime):
-        if moment.tzinfo is None:
+        if moment.utcoffset() is None:
             raise ConfigurationError(f"Range({name}={moment!r}): a time without its zone; add tzinfo=timezone.utc")
-        return moment.timestamp()
-    if isinstance(moment, bool) or not isinstance(moment, (int, float)) or not isfinite(moment):
-        raise ConfigurationError(f"Range({name}={moment!r}): an aware datetime, or seconds since the epoch")
-    if not 0 <= moment < LATEST:
-        raise ConfigurationError(f"Range({name}={moment!r}): seconds since the epoch")
-    return float(moment)
+        seconds = moment.timestamp()
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < LATEST:
+        raise ConfigurationError(
+            f"Range({name}={str(moment)[:80]}): an aware datetime, or seconds since the epoch, from 1970 on"
+        )
+    return float(seconds)
 
 
 def aligned(start: float, end: float, *, now: float, through: int) -> tuple[int, int]:
@@ -108,6 +111,11 @@ def aligned(start: float, end: float, *, now: float, through: int) -> tuple[int,
     first = _down(min(start, through), _kept_at(start, now))
     last = min(_up(min(end, through), _kept_at(end, now)), through)
     return first, max(first, last)
+
+
+def kept_from(resolution: int, now: float, *, step: int) -> int:
+    """From which step on all buckets of a resolution are kept."""
+    return max(0, _up(now - KEPT[resolution], step)) if resolution in KEPT else 0
 
 
 def cover(start: int, end: int, *, due: Collection[tuple[int, int]], coarsest: int = DAY) -> Sequence[Span]:

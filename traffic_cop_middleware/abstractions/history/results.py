@@ -33,10 +33,16 @@ class TrafficHistory:
     `total` is of HTTP requests but the long streams; by user, tenant, plan, API key and upstream of those that had one.
     By status and by whom there are no times; by upstream no bytes. What a group without a name of its own is called:
     `__other__` (users beyond 2,000 in a bucket), `__unmatched__`, `__overflow__`.
+
+    `complete` is whether all of what was asked for is still kept: `False` where the answer begins later, since the
+    buckets of the step, or users and API keys, are kept for less. `first` is when the first bucket begins that has any
+    of this traffic (`None`: none has): before it there was none, or nobody counted yet.
     """
 
     start: int
     end: int
+    complete: bool = True
+    first: int | None = None
     by: By
     total: Traffic
     groups: Mapping[str, Traffic]
@@ -47,11 +53,13 @@ class TrafficHistory:
 class Percentiles:
     """How long requests took from `start` to `end`, in seconds, within 1.1 %; `None` where there were none.
 
-    `buckets` says how many durations were up to each upper bound and above the one before, the lowest first.
+    `buckets` says how many durations were up to each upper bound and above the one before, the lowest first. `first` is
+    as in `TrafficHistory`.
     """
 
     start: int
     end: int
+    first: int | None = None
     requests: int
     p50: float | None
     p75: float | None

@@ -34,6 +34,8 @@ from traffic_cop_middleware.contracts.usage import REST
 
 UPSTREAMS = "upstreams"
 """The kind of rows about upstreams, one for each gateway route. Other kinds have the words of a summary's names."""
+PERSONAL = ("user", "api_key")
+"""Kinds of use that may name a person: no bucket has them for longer than hours are kept."""
 Place = tuple[str, str, str]
 """Kind, name and method of a row."""
 
@@ -59,6 +61,11 @@ def place_of(name: Name) -> Place:
         return kind, name[1], ""
     kinds = {first_byte: of for of, first_byte in FIRST_BYTE.items()}
     return kinds.get(kind, kind), name[1], name[2]
+
+
+def is_personal(row: HistoryRow) -> bool:
+    """Whether it may name a person."""
+    return row.kind == USAGE and row.name in PERSONAL
 
 
 def rows_of(summary: Summary, *, pause: Callable[[], None] = never) -> Sequence[HistoryRow]:

@@ -103,13 +103,15 @@ class Message:
 
 
 def message_of(notification: Notification) -> Message:
-    """The message of a notification; the same one for the same notification, wherever it is made."""
+    """The message of a notification; the same one for the same notification, wherever it is made.
+
+    Its id is made of what is sent, and of nothing that is withheld: a hash of a name tells who guesses it.
+    """
     insight = without_persons(notification.insight)
     when = datetime.fromtimestamp(notification.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     told = {"type": f"insight.{notification.news}", "timestamp": when, "data": insight.record()}
     body = json.dumps(told, separators=(",", ":"), sort_keys=True).encode()
-    made_of = f"{notification.news}|{notification.insight.key}|{notification.time:.3f}"
-    return Message("msg_" + sha256(made_of.encode("utf-8", "surrogatepass")).hexdigest()[:32], body)
+    return Message("msg_" + sha256(body).hexdigest()[:32], body)
 
 
 def without_persons(insight: Insight) -> Insight:

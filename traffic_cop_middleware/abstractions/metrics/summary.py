@@ -207,6 +207,7 @@ class Column:
             raise ValueError("a blob that holds no figures: its buckets do not fit their places")
         if self._most + most >= 1 << 8 * NARROW:
             self._widen()
+            self._begin_narrow()
         self._most += most
         self._numbers += int.from_bytes(numbers, "little")
         at = 0
@@ -221,11 +222,11 @@ class Column:
     def _widen(self) -> None:
         """Add the narrow buckets to the others, before they outgrow their lanes."""
         for buckets, narrow in zip(self._buckets, self._narrow, strict=True):
-            buckets.add(narrow.low, int.from_bytes(relaned(narrow.packed(), NARROW, BUCKET), "little"))
-        self._begin_narrow()
+            if narrow.lanes:
+                buckets.add(narrow.low, int.from_bytes(relaned(narrow.packed(), NARROW, BUCKET), "little"))
 
     def give(self, summary: Summary) -> None:
-        """Add what it came to."""
+        """Add what it came to; nothing may be added to it after that."""
         self._widen()
         data = self._numbers.to_bytes(self._size, "little")
         at = 0

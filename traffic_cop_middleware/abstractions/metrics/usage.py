@@ -9,6 +9,8 @@ from traffic_cop_middleware.contracts.usage import REST
 KINDS = ("user", "tenant", "plan", "api_key")
 MOST = 2_000
 """How many of a kind are told apart within one window; the rest is one."""
+LONGEST = 200
+"""Characters of a name; longer ones go by their beginning."""
 
 
 class Used(NamedTuple):
@@ -51,6 +53,8 @@ class Usage:
             names = self.kinds[kind] = {}
         used = names.get(name)
         if used is None:
+            if len(name) > LONGEST:
+                return self._of(kind, name[:LONGEST])
             if len(names) >= MOST and name != REST:
                 return self._of(kind, REST)
             used = names[name] = [0] * len(Used._fields)

@@ -20,7 +20,7 @@ from traffic_cop_middleware.contracts import Due, Event, HistoryBucket, HistoryR
 from traffic_cop_middleware.contracts.history import around, check_rows
 from traffic_cop_middleware.contracts.leases import passes
 
-PRUNED_AT_ONCE = 200
+PRUNED_AT_ONCE = 50
 """Buckets that one transaction of `prune` removes of a resolution."""
 PAGE = 1_000
 """Rows of one reply."""

@@ -13,6 +13,8 @@ DEFAULT_MAX_MB = 64
 MEGABYTE = 1024 * 1024
 BESIDE = 250
 """Bytes that a row takes beside its words and its value, about."""
+FULL = 0.95
+"""Share of what may be kept that is left when there was too much: so that room is not looked for at each write."""
 
 
 class MemoryHistory:
@@ -69,13 +71,14 @@ class MemoryHistory:
         self._size -= size_of(self._rows[bucket.resolution].pop(bucket, ()))
 
     def _make_room(self) -> None:
+        if self._size <= self._most:
+            return
         for needed in (False, True):
             for buckets in self._rows.values():
-                if self._size > self._most:
-                    for bucket in sorted(each for each in buckets if self._is_needed(each) is needed):
-                        self._forget(bucket)
-                        if self._size <= self._most:
-                            return
+                for bucket in sorted(each for each in buckets if self._is_needed(each) is needed):
+                    self._forget(bucket)
+                    if self._size <= self._most * FULL:
+                        return
 
     def _is_needed(self, bucket: HistoryBucket) -> bool:
         """Whether it is still to be rolled up."""
@@ -84,14 +87,17 @@ class MemoryHistory:
     async def read(self, spans: Sequence[Span], *, kind: str | None = None, name: str | None = None) -> Sequence[Past]:
         with self._lock:
             found = [
-                (bucket, row)
+                (bucket.start, rows)
                 for span in spans
                 for bucket, rows in self._rows[span.resolution].items()
                 if span.start <= bucket.start < span.end
-                for row in rows
-                if (kind is None or row.kind == kind) and (name is None or row.name == name)
             ]
-        return [Past(bucket.start, row) for bucket, row in sorted(found, key=lambda each: each[0].start)]
+        return [
+            Past(start, row)
+            for start, rows in sorted(found, key=lambda each: each[0])
+            for row in rows
+            if (kind is None or row.kind == kind) and (name is None or row.name == name)
+        ]
 
     async def due(self) -> Sequence[Due]:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,9 +52,10 @@ class MemoryMetrics:
 
     @property
     def _epoch(self) -> int:
-        """When this was first asked for anything: processes that were forked off before have one each."""
+        """When this was first asked for anything, within a second before: processes that were forked off before that
+        have one each, also where they are asked in the same microsecond."""
         if self._began is None:
-            self._began = int(self._clock() * MICRO)
+            self._began = max(0, int(self._clock() * MICRO) - secrets.randbelow(MICRO))
         return self._began
 
     def flush(self, worker: str, flush: Flush) -> Flushed:

@@ -14,8 +14,10 @@ from traffic_cop_middleware.contracts.history import around, check_rows
 from traffic_cop_middleware.contracts.leases import passes
 
 SCHEMA = files("traffic_cop_middleware.adapters.sqlite").joinpath("history.sql").read_text()
-PRUNED_AT_ONCE = 500
-"""Buckets that one transaction of `prune` removes of a resolution."""
+PRUNED_AT_ONCE = 50
+"""Buckets that one transaction of `prune` removes of a resolution: whoever stores documents waits for it."""
+SHARE = 0.5
+"""What the history may take of a file whose size is bounded: the rest is for the documents."""
 
 WRITES = "SELECT fence, count FROM traffic_writes WHERE app = ?"
 WROTE = "INSERT OR REPLACE INTO traffic_writes (app, fence, count) VALUES (?, ?, ?)"
@@ -49,7 +51,8 @@ LIMIT :most
 
 
 class SqliteHistory:
-    """`HistoryStore` in a SQLite file, as durable as `SqliteDocuments`."""
+    """`HistoryStore` in a SQLite file, as durable as `SqliteDocuments`. In a file of half of `max_mb` or more it writes
+    only where there is room left by what was removed."""
 
     durable = True
 
@@ -64,7 +67,7 @@ class SqliteHistory:
     ) -> None:
         self._app = namespace
         self._threads: Threads[sqlite3.Connection] = Threads(
-            lambda: File(path, max_mb=max_mb, schema=SCHEMA),
+            lambda: File(path, max_mb=None if max_mb is None else max_mb * SHARE, schema=SCHEMA),
             name=path,
             count=1,
             at_once=AT_ONCE,
