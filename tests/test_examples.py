@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import re
 import subprocess
@@ -105,6 +106,22 @@ class TestCustomBackend(BucketStoreContract):
         link = buckets.connect()
         link.execute("insert or replace into guards values (?, ?)", (key, value if isinstance(value, int) else 0))
         link.close()
+
+
+def test_analytics_tells_which_route_is_slow_and_which_one_fails_and_since_when(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    analytics = importlib.import_module("examples.analytics")
+    asyncio.run(analytics.main(0.3))
+    told = capsys.readouterr().out
+    assert "simulated days until Wednesday, 15:00 UTC" in told
+    slow = re.search(r"critical: GET /search p95 [\d.]+ -> [\d.]+ ms since (14:\d\d) UTC", told)
+    fails = re.search(r"critical: POST /orders fails for \d+ % of its requests since (14:\d\d) UTC", told)
+    assert slow is not None, told
+    assert fails is not None, told
+    assert slow[1] in ("14:05", "14:10", "14:15")  # within 5 minutes of what is in there
+    assert fails[1] in ("14:35", "14:40", "14:45")
+    assert re.search(r"refused: [\d,]+ of [\d,]+ requests", told)
 
 
 def test_metrics_tells_of_the_last_minute_and_asks_prometheus_for_the_token() -> None:

@@ -23,7 +23,9 @@ from traffic_cop_middleware.abstractions.files.management import Restored
 from traffic_cop_middleware.abstractions.files.reconciling import Reconciled, Reconciliation
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.history.ranges import Range
+from traffic_cop_middleware.abstractions.insights.notifying import Notification
 from traffic_cop_middleware.abstractions.insights.values import Insight
+from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.promotion.explanation import Explanation
 from traffic_cop_middleware.abstractions.promotion.verdict import Verdict
 from traffic_cop_middleware.abstractions.session import Session
@@ -133,6 +135,7 @@ __all__ = [
     "NoSnapshot",
     "NobodysState",
     "NotDurable",
+    "Notification",
     "OrderError",
     "OtlpExport",
     "PromotionMiddleware",
@@ -180,6 +183,7 @@ __all__ = [
     "UpstreamError",
     "UsageCount",
     "Verdict",
+    "Webhook",
     "by_api_key",
     "by_everyone",
     "by_ip",

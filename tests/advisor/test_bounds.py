@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from traffic_cop_middleware.abstractions.advisor.bounds import Span
 from traffic_cop_middleware.abstractions.advisor.simulation import Between, LimitSimulation
-from traffic_cop_middleware.abstractions.advisor.usage import simulate_usage
+from traffic_cop_middleware.abstractions.advisor.usage import MICRO, RecordedUse, bucket_of, simulate_usage
 from traffic_cop_middleware.abstractions.policies import capacity, parse_rates
 from traffic_cop_middleware.adapters.memory import MemoryBuckets
 from traffic_cop_middleware.contracts import Take
@@ -42,19 +43,25 @@ def recorded(arrivals: Arrivals, step: float, hidden: frozenset[tuple[str, int]]
     return [UsageCount(key, span * step, step, count) for (key, span), count in counts.items()]
 
 
-def assert_within(found: LimitSimulation, refused: dict[str, list[float]]) -> None:
+def assert_within(found: LimitSimulation, refused: dict[str, list[float]], arrivals: Arrivals) -> None:
     total = sum(map(len, refused.values()))
     assert found.refused.low <= total <= found.refused.high
     touched = sum(1 for each in refused.values() if each)
-    assert found.keys_refused.low <= touched
+    assert found.keys_refused.low <= touched <= found.keys_refused.high
+    there = sum(1 for times in arrivals.values() if times)
+    assert found.keys <= there <= found.keys + found.keys_hidden
+    least, most = found.share_of_keys_refused
+    assert not there or least <= touched / there <= most
     told = {each.name: each.refused for each in found.who}
     if REST not in told:
-        assert touched <= found.keys_refused.high
         for key, times in refused.items():
             assert told.get(key, Between(0, 0)).low <= len(times) <= told.get(key, Between(0, 0)).high
+    seen = 0
     for span in found.when:
         inside = sum(span.start <= at < span.start + span.step for times in refused.values() for at in times)
         assert span.refused.low <= inside <= span.refused.high
+        seen += inside
+    assert len(found.when) == 100 or seen == total  # the rest had none
 
 
 LIMITS = st.sampled_from(["1/minute", "3/minute", "10/minute", "1/second", "7/30 seconds", "5/hour", "40/7 minutes"])
@@ -84,8 +91,51 @@ def test_what_the_limiter_refuses_is_within_the_bounds(
 ) -> None:
     refused = truth(arrivals, limit, burst, cost)
     exact = simulate_usage(recorded(arrivals, step), limit, by="user", burst=burst, cost=cost)
-    assert_within(exact, refused)
-    assert_within(simulate_usage(recorded(arrivals, step, hidden), limit, by="user", burst=burst, cost=cost), refused)
+    assert_within(exact, refused, arrivals)
+    found = simulate_usage(recorded(arrivals, step, hidden), limit, by="user", burst=burst, cost=cost)
+    assert_within(found, refused, arrivals)
+
+
+DELAYED = st.lists(st.tuples(MOMENTS, st.integers(1, 12), st.floats(0, 8)), max_size=14)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abc"), DELAYED, min_size=1, max_size=3),
+    LIMITS,
+    st.sampled_from([10.0, 20.0]),
+    st.sampled_from([15.0, 60.0]),
+    st.sampled_from([0.25, 1.0, 4.0, 8.0]),
+)
+@example({"a": [(59.0, 4, 8.0), (60.0, 9, 0.0), (70.0, 9, 0.0)]}, "3/minute", 10.0, 60.0, 4.0)
+@example({"a": [(119.9, 100, 0.0), (172.0, 68, 8.0)]}, "1/second", 100.0, 60.0, 8.0)
+@example({"a": [(59.0, 10, 8.0), (59.5, 5, 0.0)]}, "1/minute", 10.0, 60.0, 8.0)
+@example(
+    {
+        "a": [
+            (52.0, 10, 8.0),
+            *[(53.0 + each, 1, 7.5 if each < 7 else 0.4) for each in range(67)],
+            (119.5, 40, 0.0),
+        ]
+    },
+    "1/second",
+    10.0,
+    60.0,
+    8.0,
+)
+def test_requests_that_are_counted_at_their_end_are_within_the_bounds_too(
+    bunches: dict[str, list[tuple[float, int, float]]], limit: str, burst: float, step: float, delay: float
+) -> None:
+    arrivals = {key: [at for at, number, _ in each for _ in range(number)] for key, each in bunches.items()}
+    ends = {key: {at: at + long for at, _, long in each} for key, each in bunches.items()}  # one end for each moment
+    refused = {key: [ends[key][at] for at in times] for key, times in truth(arrivals, limit, burst, 1).items()}
+    counted = {key: sorted(ends[key][at] for at in times) for key, times in arrivals.items()}
+    late = sum(ends[key][at] - at > delay for key, times in arrivals.items() for at in times)
+    found = RecordedUse(bucket_of(limit, burst, 1, delay=delay), late=late)
+    for each in sorted(recorded(counted, step), key=lambda each: each.start):
+        start, end = round(each.start * MICRO), round((each.start + each.step) * MICRO)
+        found.add(each.key, Span(start, end, each.requests))
+    assert_within(found.simulation(limit, "user"), refused, arrivals)
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,7 +175,7 @@ def test_the_bounds_of_usual_traffic_are_close() -> None:
         arrivals[f"user-{number}"] = times
     refused = truth(arrivals, "100/minute", None, 1)
     found = simulate_usage(recorded(arrivals, 60.0), "100/minute", by="user")
-    assert_within(found, refused)
+    assert_within(found, refused, arrivals)
     total = sum(map(len, refused.values()))
     assert total > 40_000
     # The script's 72,000 requests alone are apart: bunched as badly as can be, half as many of them pass.

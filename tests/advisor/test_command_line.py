@@ -55,6 +55,7 @@ def test_an_app_gives_the_routes(log: str, capsys: pytest.CaptureFixture[str]) -
         (["--field", "time"], "--field time=ts"),
         (["--app", "no.such:app"], "Write it as uvicorn does"),
         (["--by", "moon"], "by='moon'"),
+        (["--burst", "5"], "say which with --limit"),
     ],
 )
 def test_errors_are_told_in_a_line(
@@ -65,3 +66,21 @@ def test_errors_are_told_in_a_line(
     assert told.out == ""
     assert told.err.startswith("error: ")
     assert said in told.err
+
+
+def test_what_the_log_does_not_have_is_told(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([log, "--limit", "5/minute", "--by", "field:tenant", "--route", "/items/{item}=1/minute"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("limit 5/minute, /items/{item} 1/minute by tenant: exact replay\n")
+    assert "no line tells its tenant" in told
+    assert "no request was of the route /items/{item}" in told
+    assert "/items/{id}" in told
+
+
+def test_a_wrong_flag_is_told_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["log", "--limt", "5/minute"])
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "examples:" in capsys.readouterr().out

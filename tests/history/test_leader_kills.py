@@ -27,13 +27,14 @@ MINUTE = ("metrics.stamps", *WINDOW, *WINDOW, "metrics.record")
 EMPTY = ("metrics.stamps", *WINDOW, "metrics.record")
 """Of a minute in which the workers have written, and served nothing."""
 ROLL_UP = ("history.read", "history.write")
+MARK = "history.write"
 CALLS = (
     *("metrics.record", "metrics.stamps"),
     *MINUTE,
     *MINUTE,
     *MINUTE,
     *EMPTY,
-    *("history.write", "history.write", "history.write"),
+    *(MARK, "history.write", MARK, "history.write", MARK, "history.write", MARK),
     *("history.due", *ROLL_UP, *ROLL_UP, *ROLL_UP),
     *("history.due", *ROLL_UP),
     *("history.due", *ROLL_UP),

@@ -266,8 +266,8 @@ async def test_days_forget_users_and_keys_when_hours_do() -> None:
     assert (await worker.analytics.traffic("100d", by="user")).complete
     assert not (await worker.analytics.traffic(Range(MIDNIGHT, MIDNIGHT + DAY), by="user")).complete
     old = await worker.analytics._history.read([Span(DAY, MIDNIGHT, MIDNIGHT + DAY)])
-    assert b"ada" not in b"".join(parts_of(past.row.value, b"3", 4)[0] for past in old)
-    assert {past.row.name for past in old} == {"/a", "tenant"}
+    assert b"ada" not in b"".join(parts_of(past.row.value, b"4", 5)[0] for past in old)
+    assert {past.row.name for past in old} == {"/a", "tenant", "recorded"}
 
 
 async def test_steps_that_are_kept_no_longer_are_no_zeros() -> None:

@@ -25,6 +25,8 @@ from traffic_cop_middleware import (
     RateLimitMiddleware,
     TrafficCop,
     by_api_key,
+    by_ip,
+    by_user,
     limit,
     session_of,
 )
@@ -32,6 +34,7 @@ from traffic_cop_middleware.abstractions.metrics.live import Live, Period
 from traffic_cop_middleware.abstractions.metrics.recorder import MOST_SERIES
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW, UNMATCHED
 from traffic_cop_middleware.adapters.memory import MemoryBackend
+from traffic_cop_middleware.middleware.keys import Key
 from traffic_cop_middleware.testing import FakeClock
 from traffic_cop_middleware.testing.fixtures import OpenClient
 
@@ -513,6 +516,23 @@ def test_usage_is_told_by_verified_user_tenant_plan_and_api_key(open_client: Ope
     }
     assert found.usage["user"]["alice"].bytes_out == len("welcome") + 3 * len("ok")
     assert found.sessions["created"] == 1
+
+
+@pytest.mark.parametrize("key", [by_user, by_ip])
+def test_what_a_limit_refuses_counts_for_the_user_that_the_token_names(open_client: OpenClient, key: Key) -> None:
+    async def log_in(request: Request) -> Response:
+        await session_of(request).login("alice", claims={"tenant": "acme"})
+        return PlainTextResponse("welcome")
+
+    cop = TrafficCop(metrics=True, session_secret=SECRET, limits=limit("2/minute", key=key, methods=["GET"]))
+    app = Starlette(routes=[Route("/login", log_in, methods=["POST"]), Route("/a", ok)])
+    cop.install(app)
+    client = open_client(app)
+    client.post("/login")
+    assert [client.get("/a").status_code for _ in range(5)] == [200, 200, 429, 429, 429]
+    found = asyncio.run(cop.analytics.live()).last_minute
+    for kind, name in (("user", "alice"), ("tenant", "acme")):
+        assert (found.usage[kind][name].requests, found.usage[kind][name].refused) == (6, 3)
 
 
 # Windows

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 import anyio
 import anyio.to_thread
 
+from traffic_cop_middleware.abstractions.advisor.history import HistoryAdvice
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED, HistoryKeeper
-from traffic_cop_middleware.abstractions.history.questions import HistoryQuestions, check_steps
+from traffic_cop_middleware.abstractions.history.questions import check_steps
 from traffic_cop_middleware.abstractions.history.ranges import Window, aligned, bounds_of
+from traffic_cop_middleware.abstractions.insights.questions import InsightQuestions
 from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.live import Live, Period, gauges_of, period_of
@@ -68,7 +70,7 @@ class FoundFigures(NamedTuple):
     live: Mapping[int, Summary]
 
 
-class AnalyticsAbstraction(HistoryQuestions):
+class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
     """What the traffic does, and what it did: `await cop.analytics.live()`, `await cop.analytics.traffic("24h")`.
 
     `interval` is how often this worker writes what it has counted (seconds). Without a `history` nothing can be asked

@@ -10,6 +10,7 @@ import argparse
 import gc
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,10 +19,19 @@ from typing import Any
 from traffic_cop_middleware.advisor.log_advice import LogKwargs, simulate_log, suggest_limits
 from traffic_cop_middleware.errors import ConfigurationError
 
+EXAMPLES = """examples:
+  LOG                                        suggest a limit for each route
+  LOG --limit 100/minute                     whom it would refuse, by address
+  LOG --route '/search=10/minute' --template /search --template '/items/{id}'
+  LOG --limit 1000/hour --by field:tenant    of JSON lines
+  zcat access.log.*.gz | … - --limit 100/minute
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was asked for; 0, or 2 where the arguments or the log can't be used."""
     given = _parser().parse_args(arguments)
+    log = "/dev/stdin" if given.log == "-" else given.log
     try:
         reading: LogKwargs = {
             "format": given.format,
@@ -34,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reading["app"] = _app(given.app)
         if given.limit or given.route or given.marks:
             found = simulate_log(
-                given.log,
+                log,
                 given.limit,
                 by=given.by,
                 burst=given.burst,
@@ -46,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             print(json.dumps(asdict(found)) if given.json else found)
         else:
+            _check_no_limit(given)
             suggested = suggest_limits(
-                given.log,
+                log,
                 by=given.by,
                 keep=given.keep,
                 headroom=given.headroom,
@@ -65,14 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m traffic_cop_middleware.advisor",
-        description="What a limit would have refused of an access log's requests, by an exact replay through the "
+        usage="%(prog)s LOG [--limit RATE] [--by KEY] [more options: --help]",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="What a limit would have refused of an access log's requests, by an exact replay through the\n"
         "limiter. Without --limit and --route: a limit for each route, with its reason.",
     )
     add = parser.add_argument
-    add("log", help="common or combined format (nginx, Apache), or JSON lines (Caddy, nginx, our own); gzip or not")
+    add(
+        "log",
+        help="common or combined format (nginx, Apache), or JSON lines (Caddy, nginx, our own); gzip or not; "
+        "- for standard input",
+    )
     add("--limit", action="append", default=[], metavar="RATE", help='"100/minute" or "10/second; 1000/day"; several')
     add("--route", action="append", default=[], metavar="TEMPLATE=RATE", help="a limit on a route: '/search=10/minute'")
-    add("--by", default="ip", help="ip (the default), user, route, everyone, or field:NAME of JSON lines")
+    add(
+        "--by", default="ip", metavar="KEY", help="ip (the default), user, route, everyone, or field:NAME of JSON lines"
+    )
     add("--burst", type=float, help="the capacity of the limits' buckets, in tokens")
     add("--cost", type=float, default=1, help="tokens that a request takes")
     add("--app", metavar="MODULE:NAME", help="an app whose routes give paths their templates")
@@ -89,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--headroom", type=float, default=1.5, help="how many times what they need a suggestion is")
     add("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _check_no_limit(given: argparse.Namespace) -> None:
+    if given.burst is not None or given.cost != 1:
+        raise ConfigurationError("--burst and --cost are of a limit: say which with --limit or --route")
 
 
 def _pairs(given: Sequence[str], example: str) -> dict[str, str]:
@@ -112,4 +137,12 @@ def _app(name: str) -> Any:
 if __name__ == "__main__":
     # Nothing here makes cycles, and millions of small values live: looking through them took a quarter of the time.
     gc.set_threshold(100_000, 50, 100)
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # as under `| head`; what is left to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -21,14 +22,16 @@ from traffic_cop_middleware.advisor.keys import SubjectOf, named_key, subject_in
 from traffic_cop_middleware.advisor.log_traffic import LogTraffic, Seen
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.client_address import TrustedProxies
-from traffic_cop_middleware.middleware.keys import Key, by_ip
+from traffic_cop_middleware.middleware.keys import Key, by_everyone, by_ip, by_route
 from traffic_cop_middleware.middleware.marks import Limit, limit, limits_of
-from traffic_cop_middleware.middleware.plans import Plan, Planner
+from traffic_cop_middleware.middleware.plans import Applied, Plan, Planner
 
 MAX_KEYS = 1_000_000
 """Buckets that a replay keeps, of those that are not full."""
-MOST_BILLS = 8192
+MOST_BILLS = 32_768
 
+Ways = tuple[tuple[SubjectOf, ...], dict[str, Bill]]
+"""Where the subjects of a plan come from, and bills that were made by it."""
 Limits = str | Limit | Iterable[str | Limit]
 
 
@@ -102,7 +105,8 @@ def simulate_log(
         LogTraffic(log, limits=on_routes, marks=marks, **reading),
         everywhere,
         key,
-        told=_told(everywhere, on_routes),
+        routes=on_routes,
+        told=_told(everywhere, on_routes, key),
         by_limit=marks or len(on_routes) > 1 or sum(len(each.rates) for each in (*everywhere, *listed)) > 1,
         hash_keys=hash_keys,
         most_shown=most_shown,
@@ -130,15 +134,15 @@ def suggest_limits(
     """
     key = named_key(by)
     subject_of = subject_in_log(key, "by")
-    if Path(log).exists() and not Path(log).is_file():
+    if Path(log).exists() and not Path(log).is_file() and not Path(log).is_dir():
         raise ConfigurationError(f"{str(log)!r} is read twice: give a file that is kept, not a pipe")
-    reading["templates"] = tuple(reading.get("templates", ()))
     needs = NeedsOfArrivals()
-    for request, client, route in LogTraffic(log, **reading):
+    first = LogTraffic(log, **reading)
+    for request, client, route in first:
         needs.add(request.time, route.template, subject_of(request, client, route.template))
     found = suggest(needs.needs(), by=key.kind, keep=keep, headroom=headroom, most=most)
     on_routes = {each.route: (limit(each.limit, key=key),) for each in found}
-    traffic = LogTraffic(log, limits=on_routes, **reading)
+    traffic = first.under(on_routes)
     tallies = {each.route: Tally() for each in found}
     replay_of = {route: _replay(tally, by_limit=False) for route, tally in tallies.items()}
     bills = Bills(())
@@ -167,6 +171,7 @@ def _replayed(
     limits: tuple[Limit, ...],
     key: Key,
     *,
+    routes: Iterable[str],
     told: str,
     by_limit: bool,
     hash_keys: bool,
@@ -179,9 +184,19 @@ def _replayed(
     for seen in traffic:
         request, client, route = seen
         replay.request(request.time, bills.of(seen), subject_of(request, client, route.template), route.template)
-    notes = traffic.notes(whole_seconds=tally.whole_seconds)
+    notes = [*_missed(tally, key, routes), *traffic.notes(whole_seconds=tally.whole_seconds)]
     told_as = pseudonyms() if hash_keys else None
     return tally.simulation(told, key.kind, notes=notes, told_as=told_as, most_shown=most_shown)
+
+
+def _missed(tally: Tally, key: Key, routes: Iterable[str]) -> Iterator[str]:
+    """What was asked for, and is not in the log."""
+    if key not in (by_ip, by_route, by_everyone) and not any(each.startswith(f"{key.kind}:") for each in tally.keys):
+        yield f"no line tells its {key.kind}, so all counted by their address"
+    for route in routes:
+        if route not in tally.routes:
+            there = ", ".join(islice(tally.routes, 5))
+            yield f"no request was of the route {route}, so its limit was not asked. There are {there}"
 
 
 def _replay(tally: Tally, *, by_limit: bool) -> Replay:
@@ -195,8 +210,9 @@ class Bills:
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self._planner = Planner(limits)
-        self._subjects: dict[Plan, tuple[SubjectOf, ...]] = {}
-        self._known: dict[tuple[Plan, str], Bill] = {}
+        self._plans: dict[Plan, Ways] = {}
+        self._alike: dict[tuple[Applied, ...], Ways] = {}
+        """Most routes have the same limits."""
 
     def of(self, seen: Seen) -> Bill:
         """The bill of a request.
@@ -206,26 +222,27 @@ class Bills:
         """
         request, client, route = seen
         plan: Plan = route.plans.get(request.method) or self._planner.plan(route, request.method, request.path)
-        subjects_of = self._subjects.get(plan) or self._new(plan)
+        subjects_of, known = self._plans.get(plan) or self._new(plan)
         if len(subjects_of) != 1:
             return _bill(plan, [each(request, client, route.template) for each in subjects_of])
         subject = subjects_of[0](request, client, route.template)
-        owed = self._known.get((plan, subject))
+        owed = known.get(subject)
         if owed is None:
-            if len(self._known) >= MOST_BILLS:
-                self._known.clear()
-            owed = self._known[plan, subject] = _bill(plan, [subject] * len(plan.applied))
+            if len(known) >= MOST_BILLS:
+                known.clear()
+            owed = known[subject] = _bill(plan, [subject] * len(plan.applied))
         return owed
 
-    def _new(self, plan: Plan) -> tuple[SubjectOf, ...]:
-        """Where a plan's subjects come from; one, where all of its limits have the same key."""
+    def _new(self, plan: Plan) -> Ways:
+        """Of its subjects there is one, where all of its limits have the same key."""
         keys = [each.key for each in plan.applied]
         found = [
             subject_in_log(key, f"limit {each.policy.name!r}") for key, each in zip(keys, plan.applied, strict=True)
         ]
         one = len(set(keys)) == 1
-        self._subjects[plan] = kept = tuple(found[:1] if one else found)
-        return kept
+        ways = self._alike.setdefault(plan.applied, (tuple(found[:1] if one else found), {}))
+        self._plans[plan] = ways
+        return ways
 
 
 def _bill(plan: Plan, subjects: Sequence[str]) -> Bill:
@@ -251,13 +268,13 @@ def _cost(cost: float | Callable[..., Any], name: str) -> float:
     return cost
 
 
-def _told(everywhere: tuple[Limit, ...], on_routes: Mapping[str, tuple[Limit, ...]]) -> str:
-    said = [_written(each) for each in everywhere]
-    said += [f"{template} {_written(each)}" for template, several in on_routes.items() for each in several]
+def _told(everywhere: tuple[Limit, ...], on_routes: Mapping[str, tuple[Limit, ...]], key: Key) -> str:
+    said = [_written(each, key) for each in everywhere]
+    said += [f"{template} {_written(each, key)}" for template, several in on_routes.items() for each in several]
     return ", ".join(said) or "the marks of the app"
 
 
-def _written(each: Limit) -> str:
+def _written(each: Limit, by: Key) -> str:
     more = f" burst {each.burst:g}" if each.burst is not None else ""
     more += f" cost {each.cost:g}" if not callable(each.cost) and each.cost != 1 else ""
-    return each.text + more + (f" by {each.key.kind}" if each.key is not by_ip else "")
+    return each.text + more + (f" by {each.key.kind}" if each.key is not by else "")

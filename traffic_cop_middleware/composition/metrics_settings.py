@@ -11,6 +11,7 @@ from traffic_cop_middleware.abstractions.business.instruments import instruments
 from traffic_cop_middleware.abstractions.metrics.instruments import Number
 from traffic_cop_middleware.abstractions.metrics.recorder import MOST_SERIES
 from traffic_cop_middleware.composition.otlp import OtlpExport, is_number
+from traffic_cop_middleware.composition.telling import TellingSettings
 from traffic_cop_middleware.errors import ConfigurationError
 
 LONGEST_INTERVAL = 10.0
@@ -20,7 +21,7 @@ LONGEST_INTERVAL = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """How often a worker writes what it has counted (seconds), how many series it tells apart, where it exports,
-    and whether the past is kept.
+    whether the past is kept, and who is told of insights.
 
     `business` are the app's own metrics, `cost` says what a request costs.
     """
@@ -30,6 +31,7 @@ class MetricsSettings:
     access_log: float = 0.0
     history: bool = True
     otlp: OtlpExport | None = None
+    telling: TellingSettings = field(default_factory=TellingSettings)
     business: Sequence[BusinessMetric] = ()
     cost: CostOf | None = None
     instruments: Sequence[Number] = field(default=(), init=False, compare=False)
@@ -47,6 +49,11 @@ class MetricsSettings:
             )
         if not isinstance(self.history, bool):
             raise ConfigurationError(f"metrics_history={self.history!r} must be True or False")
+        if self.telling.on and not self.history:
+            raise ConfigurationError(
+                "metrics_on_insight and metrics_webhook look into the history of the traffic, and none is kept: leave "
+                "metrics_history=False out"
+            )
         share: object = self.access_log
         if not isinstance(share, bool) and (not is_number(share) or not 0 <= self.access_log <= 1):
             raise ConfigurationError(

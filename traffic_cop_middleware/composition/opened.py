@@ -37,6 +37,7 @@ from traffic_cop_middleware.composition.backends import BackendHandle
 from traffic_cop_middleware.composition.history_keeping import HistoryKeeping
 from traffic_cop_middleware.composition.session_settings import SessionKeys
 from traffic_cop_middleware.composition.state_stores import StateStores
+from traffic_cop_middleware.composition.telling import Telling, TellingSettings
 from traffic_cop_middleware.contracts import Backend, Changes, Lease, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
 
@@ -70,6 +71,8 @@ class Opened:
             "_scope",
             "_settings",
             "_state_is_shared",
+            "_telling",
+            "_tells",
             "_unsubscribe",
             "_uses",
             "_working",
@@ -93,6 +96,7 @@ class Opened:
         watched: Mapping[str, LiveTable[Any]],
         stores: StateStores | None = None,
         analytics: Callable[[Backend], AnalyticsAbstraction] | None = None,
+        telling: TellingSettings | None = None,
     ) -> None:
         self._settings = settings
         self.backend = backend
@@ -127,6 +131,10 @@ class Opened:
             self.analytics = analytics(backend)
             if self.analytics.keeper is not None:
                 self._history = HistoryKeeping(backend, self.analytics.keeper)
+        self._tells: asyncio.Task[None] | None = None
+        self._telling: Telling | None = None
+        if telling is not None and telling.on:
+            self._telling = Telling(backend, self.analytics, telling)
         self.stores = stores
         self._working: asyncio.Task[None] | None = None
         self.state: StateManagementAbstraction | None = None
@@ -167,6 +175,8 @@ class Opened:
             self._flushing = asyncio.get_running_loop().create_task(self.analytics.keep_flushing())
             if self._history is not None:
                 self._keeping = asyncio.get_running_loop().create_task(self._history.run())
+            if self._telling is not None:
+                self._tells = asyncio.get_running_loop().create_task(self._telling.run())
         if self.works_by_itself:
             self._working = asyncio.get_running_loop().create_task(self.work())
         messaging, store = self._messaging, self.backend.records
@@ -269,6 +279,8 @@ class Opened:
                 async with anyio.create_task_group() as tasks:
                     if self._history is not None and self._keeping is None:
                         tasks.start_soon(self._history.run)
+                    if self._telling is not None and self._tells is None:
+                        tasks.start_soon(self._telling.run)
                     if self.state is not None:
                         tasks.start_soon(self._work, self.state)
         finally:
@@ -311,9 +323,9 @@ class Opened:
     async def close(self) -> None:
         """Listen no longer to other workers, and let go of the backend."""
         self.listen_no_more()
-        tasks = (self._converging, self._flushing, self._working, self._keeping)
+        tasks = (self._converging, self._flushing, self._working, self._keeping, self._tells)
         background = [task for task in tasks if task is not None]
-        self._converging = self._flushing = self._working = self._keeping = None
+        self._converging = self._flushing = self._working = self._keeping = self._tells = None
         for task in background:
             task.cancel()
         if background:

@@ -196,6 +196,7 @@ class Parts:
             watched=self._watched,
             stores=stores,
             analytics=partial(self._analytics, stores) if self._metrics is not None else None,
+            telling=self._metrics.telling if self._metrics is not None else None,
         )
 
     def _analytics(self, stores: StateStores | None, backend: Backend) -> AnalyticsAbstraction:

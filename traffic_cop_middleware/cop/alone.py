@@ -134,8 +134,9 @@ class MetricsMiddleware(Stack):
         refuse_unknown("MetricsMiddleware", MetricsKwargs.__annotations__, settings)
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
-        # Nobody could ask for a history: there is no cop at hand.
-        _MetricsAlone(metrics=True, metrics_history=False, **prefixed)._stack(self, app, self.traffic_cop_layer)
+        # Nobody could ask for a history, there is no cop at hand; but insights come out of it.
+        told = settings.get("on_insight") is not None or settings.get("webhook") is not None
+        _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._stack(self, app, self.traffic_cop_layer)
 
 
 class _PromotionAlone(TrafficCop):

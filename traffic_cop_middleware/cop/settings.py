@@ -10,6 +10,7 @@ from traffic_cop_middleware.abstractions.business.costs import Costs
 from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook
 from traffic_cop_middleware.abstractions.promotion.settings import Preset
 from traffic_cop_middleware.abstractions.rate_limiting import OnOutage
@@ -17,6 +18,7 @@ from traffic_cop_middleware.abstractions.session_policy import OnLimit
 from traffic_cop_middleware.abstractions.state.synchronisation import Service
 from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.composition.session_settings import Secret
+from traffic_cop_middleware.composition.telling import OnInsight
 from traffic_cop_middleware.contracts import Backend, DocumentStore, FileMetadataStore, ObjectStore, Observer, Tier
 from traffic_cop_middleware.errors import UnknownSetting
 from traffic_cop_middleware.middleware.client_address import TrustedProxies
@@ -95,6 +97,8 @@ class CopSettings(BackendKwargs, total=False):
     metrics_access_log: float
     metrics_history: bool
     metrics_otlp: MetricExporter | OtlpExport | None
+    metrics_on_insight: OnInsight | None
+    metrics_webhook: Webhook | None
     business_metrics: Iterable[BusinessMetric]
     business_metrics_cost: Costs | None
 
@@ -167,6 +171,8 @@ class MetricsKwargs(BackendKwargs, total=False):
     series: int
     access_log: float
     otlp: MetricExporter | OtlpExport | None
+    on_insight: OnInsight | None
+    webhook: Webhook | None
 
 
 def refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:

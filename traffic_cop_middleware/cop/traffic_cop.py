@@ -24,6 +24,7 @@ from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.files.management import FileManagementAbstraction
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.live_table import LiveTable
 from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook, check_hook
 from traffic_cop_middleware.abstractions.promotion.promotion import StatePromotionAbstraction
@@ -50,6 +51,7 @@ from traffic_cop_middleware.composition.otlp import OtlpExport, otlp_export
 from traffic_cop_middleware.composition.parts import FIRST_OPEN_PATIENCE, Parts
 from traffic_cop_middleware.composition.session_settings import Secret, SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
+from traffic_cop_middleware.composition.telling import OnInsight, TellingSettings
 from traffic_cop_middleware.contracts import Backend, DocumentStore, FileMetadataStore, ObjectStore, Observer, Tier
 from traffic_cop_middleware.cop.settings import CopSettings, refuse_unknown
 from traffic_cop_middleware.errors import ConfigurationError
@@ -163,6 +165,9 @@ class TrafficCop:
             `traffic`, `percentiles`, `top` and `compare` can't be asked.
         metrics_otlp: an exporter of OpenTelemetry's SDK (`OTLPMetricExporter()`), or an `OtlpExport` of one, to which
             each worker exports what it counts. What FastAPI records itself is left to it.
+        metrics_on_insight: a function, plain or async, of a `Notification`: called in one of all workers when something
+            stands out in the traffic, goes on, or is over. It is called on the event loop, so it is to be quick.
+        metrics_webhook: a `Webhook` that is sent the same, signed; it needs the extra "proxy".
         business_metrics: what the app counts of its own, for `cop.business_metrics`: `[BusinessMetric("orders",
             "count", attributes=["plan"])]`.
         business_metrics_cost: what a request costs: a plain function of its route, method ("WEBSOCKET" for those),
@@ -237,6 +242,8 @@ class TrafficCop:
         metrics_access_log: float = DEFAULT_METRICS.access_log,
         metrics_history: bool = DEFAULT_METRICS.history,
         metrics_otlp: MetricExporter | OtlpExport | None = None,
+        metrics_on_insight: OnInsight | None = None,
+        metrics_webhook: Webhook | None = None,
         business_metrics: Iterable[BusinessMetric] = (),
         business_metrics_cost: Costs | None = None,
         **unknown: Never,
@@ -361,6 +368,7 @@ class TrafficCop:
                     access_log=metrics_access_log,
                     history=metrics_history,
                     otlp=otlp_export(metrics_otlp),
+                    telling=TellingSettings(on_insight=metrics_on_insight, webhook=metrics_webhook),
                     business=declared(business_metrics),
                     cost=CostOf(business_metrics_cost) if business_metrics_cost is not None else None,
                 ),

@@ -29,6 +29,8 @@ from traffic_cop_middleware.abstractions.metrics.series import (
     Series,
 )
 from traffic_cop_middleware.abstractions.route_policies import action_of
+from traffic_cop_middleware.abstractions.sessions import Owner
+from traffic_cop_middleware.abstractions.verified_tokens import Verified
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.middleware.access_log import AccessLog
 from traffic_cop_middleware.middleware.context import KEY, TrafficContext
@@ -251,7 +253,9 @@ class MetricsLayer:
         """Count for the verified user, tenant, plan and API key."""
         usage = self._recorder.running.usage
         session = context.session
-        owner = session.standing if session is not None else None
+        owner: Owner | Verified | None = session.standing if session is not None else None
+        if session is not None and session.unsettled and _was_refused(context):
+            owner = session.verified  # no refusal waits for the record: the token is genuine, and may have been revoked
         if owner is not None and owner.subject is not None:
             usage.add("user", owner.subject, status, bytes_in, bytes_out, cost=cost)
             for kind in ("tenant", "plan"):
@@ -317,6 +321,10 @@ def _means_disconnect(failed: BaseException, send: Send) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def _was_refused(context: TrafficContext) -> bool:
+    return context.decision is not None and not context.decision.admitted
 
 
 def _is_stream(headers: Any) -> bool:

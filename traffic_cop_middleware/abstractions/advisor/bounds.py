@@ -37,13 +37,23 @@ How far the bounds are apart: with `b <= r (e - s)` a steady flood is admitted b
 bunches at each second border) and all of it; from `b >= 2 r (e - s)` on they are nearly one. Shorter spans bring them
 together.
 
+**When requests are counted at their end**, up to `d` after they came (`d` at most as long as a span): what a bucket of
+`b` admits at the moments they came conforms to one of `b + r d` at the moments they were counted (jitter adds `r d` to
+a burst: Cruz, "A calculus for network delay", 1991), so the first bound is worked out with that. For the second, `i` is
+the earliest and `j` the latest span in which requests of a cycle were counted; then `v - u >= s_j - d - e_i` (or 0),
+and the rest holds as it stands. Of one span: some counted in the next may have been admitted before its last refusal,
+at most as many as were counted there and as `b + r d` tokens pay for; so many more may have been refused in it.
+
+**What few requests more can do** (such as were hidden, or took longer than `d`): as long as each run `i…j` has `m` less
+than `floor(b + r max(0, s_j - e_i))`, `m` more requests of the key, at any time, are refused as little as its own. The
+least of these differences is its `room`.
+
 All is computed in whole multiples of one fraction of a token, so that nothing is rounded; the slack that limiters have
 (`SLACK`) is added where it would let one more pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -67,17 +77,26 @@ class Span(NamedTuple):
 class Bucket:
     """A bucket in whole units: `one` are a request's cost, `burst` its capacity, `gain` what a microsecond brings.
 
-    `slack` is what a limiter lets through beyond the capacity.
+    `slack` is what a limiter lets through beyond the capacity. `delay` is after how long at most a request is counted,
+    and `late` what the bucket gains meanwhile.
     """
 
     one: int
     burst: int
     gain: int
     slack: int
+    delay: int = 0
+
+    @property
+    def late(self) -> int:
+        return self.gain * self.delay
 
     @classmethod
-    def of(cls, rate: Rate, burst: float, cost: float = 1) -> Bucket:
-        """The bucket of a rate ("100/minute"), a capacity in tokens and the cost of each request in tokens."""
+    def of(cls, rate: Rate, burst: float, cost: float = 1, *, delay: int = 0) -> Bucket:
+        """The bucket of a rate ("100/minute"), a capacity in tokens and the cost of each request in tokens.
+
+        `delay` in microseconds.
+        """
         price, capacity = Fraction(cost), Fraction(burst)
         if not 0 < price <= capacity:
             raise ConfigurationError(
@@ -86,47 +105,97 @@ class Bucket:
         gain = Fraction(rate.count, rate.seconds * 1_000_000)
         units = (price.denominator * capacity.denominator * gain.denominator) or 1
         slack = ceil((SLACK + capacity * Fraction(SLACK) / 1000) * units)
-        return cls(int(price * units), int(capacity * units), int(gain * units), slack)
+        return cls(int(price * units), int(capacity * units), int(gain * units), slack, delay)
 
 
-class SpanBounds(NamedTuple):
-    """Of one key: how many would have been refused in all, and in each of its spans."""
+class Spanned(NamedTuple):
+    """How many of a span's requests would have been refused."""
 
+    span: Span
     refused: Between
-    spans: tuple[Between, ...]
 
 
-def bounds(spans: Sequence[Span], bucket: Bucket) -> SpanBounds:
-    """Between what bounds the refusals of one key lie (see the head of this file). Linear in the spans.
+class Best(NamedTuple):
+    """Where runs may best have begun, as if that were at `end`: the least C(i-1) + r (end - e_i) in units, and the same
+    of n_1 + … + n_(i-1) in place of C(i-1), for what may be refused in one span."""
 
-    `spans` are disjoint, in order of time, with counts of 0 or more.
+    end: int
+    cheapest: int
+    widest: int
+
+
+class KeyBounds:
+    """Between what bounds the refusals of one key lie (see the head of this file), as its spans come.
+
+    Spans are disjoint, in order of time, with counts of 0 or more. What is kept of them does not grow.
     """
-    one, burst, gain, slack = bucket.one, bucket.burst, bucket.gain, bucket.slack
-    asked = kindly = harshly = 0
-    level, before = burst, 0
-    cheapest: int | None = None
-    """The least C(i-1) - r e_i of the spans so far, in units: where a run that goes on may best have begun."""
-    widest = 0
-    """The same of n_1 + … + n_(i-1) in place of C(i-1): for what may be refused in one span."""
-    each: list[Between] = []
-    for start, end, count in spans:
-        gained = gain * (end - start)
-        level = min(burst, level + gain * (start - before)) + gained if each else burst + gained
-        passed = min(count, (level + slack) // one)
-        kindly += passed
-        level = min(burst, level - passed * one)
-        before = end
 
-        run, admitted = harshly + burst // one, burst // one
-        if cheapest is None:
-            cheapest, widest = -gain * end, -gain * end
-        else:
-            run = min(run, (burst + gain * start + cheapest) // one)
-            admitted = min(admitted, (burst + gain * start + widest) // one - asked)
-            cheapest = min(cheapest, harshly * one - gain * end)
-            widest = min(widest, asked * one - gain * end)
-        harshly = min(harshly + count, run)
-        asked += count
-        least = count - (burst + gained + slack) // one
-        each.append(Between(max(0, least), max(0, min(count, count - admitted))))
-    return SpanBounds(Between(asked - kindly, asked - harshly), tuple(each))
+    __slots__ = ("_before", "_bucket", "_harshly", "_held", "_kindly", "_last", "_level", "requests", "room")
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self.requests = 0
+        self._kindly = self._harshly = 0
+        self._level = bucket.burst + bucket.late
+        self._before: Best | None = None
+        """Of all spans but the last: where a run that goes on may best have begun."""
+        self._last: Best | None = None
+        """The same of the last one: the delay may be longer than the gap after it."""
+        self.room = bucket.burst // bucket.one
+        """How many requests more, at any time, would not be refused, nor others because of them; below 0: some are."""
+        self._held: tuple[Span, int, int] | None = None
+        """The last span, how many of it are refused at least, and how many came that no bucket pays for."""
+
+    def add(self, span: Span) -> Spanned | None:
+        """Count a span; gives the bounds of the one before."""
+        bucket = self._bucket
+        start, end, count = span
+        one, burst, gain, slack = bucket.one, bucket.burst, bucket.gain, bucket.slack
+        roomy = burst + bucket.late
+        gained = gain * (end - start)
+        level = self._level
+        if self._held is not None:
+            level = min(roomy, level + gain * (start - self._held[0].end))
+        passed = min(count, (level + gained + slack) // one)
+        self._kindly += passed
+        self._level = min(roomy, level + gained - passed * one)
+
+        asked = self.requests
+        run, admitted = self._harshly + burst // one, burst // one
+        before, last = self._before, self._last
+        if last is not None:
+            paid = burst + max(0, gain * (start - last.end) - bucket.late)
+            run = min(run, (paid + last.cheapest) // one)
+            admitted = min(admitted, (paid + last.widest) // one - asked)
+            if before is not None:
+                paid = burst + gain * (start - before.end) - bucket.late
+                run = min(run, (paid + before.cheapest) // one)
+                admitted = min(admitted, (paid + before.widest) // one - asked)
+                gap = gain * (last.end - before.end)
+                last = Best(last.end, min(last.cheapest, before.cheapest + gap), min(last.widest, before.widest + gap))
+            self._before = last
+        self._last = Best(end, self._harshly * one, asked * one)
+        self._harshly = min(self._harshly + count, run)
+        self.requests = asked + count
+        self.room = min(self.room, admitted - count)
+        settled = self._settled(span)
+        self._held = span, max(0, count - (roomy + gained + slack) // one), count - admitted
+        return settled
+
+    def end(self) -> Spanned | None:
+        """The bounds of the last span."""
+        return self._settled(None)
+
+    def _settled(self, following: Span | None) -> Spanned | None:
+        if self._held is None:
+            return None
+        bucket = self._bucket
+        span, least, unpaid = self._held
+        if bucket.delay and following is not None and following.start < span.end + bucket.delay:
+            unpaid += min(following.requests, (bucket.burst + bucket.late + bucket.slack) // bucket.one)
+        return Spanned(span, Between(least, max(0, min(span.requests, unpaid))))
+
+    @property
+    def refused(self) -> Between:
+        """How many would have been refused so far."""
+        return Between(self.requests - self._kindly, self.requests - self._harshly)

@@ -10,13 +10,22 @@ ID = re.compile(
     r"|(?=[^.]*\d)[A-Za-z0-9_-]{20,}"
 )
 """Digits; a UUID; a long hexadecimal number; any long word with a digit in it."""
+SHORTEST = 12
+"""Characters of an id that is no plain number."""
 DEEPEST = 12
+LONGEST = 300
+"""Characters: of a longer path only the beginning counts."""
 
 
 @lru_cache(maxsize=8192)
 def folded(path: str) -> str:
-    """`/items/4711/parts/9` as `/items/{id}/parts/{id}`; of very deep paths the beginning."""
-    segments = path.split("/")
+    """`/items/4711/parts/9` as `/items/{id}/parts/{id}`; of very deep and very long paths the beginning."""
+    segments = (path if len(path) <= LONGEST else path[:LONGEST] + "…").split("/")
     if len(segments) > DEEPEST:
         segments = [*segments[:DEEPEST], "…"]
-    return "/".join("{id}" if ID.fullmatch(segment) else segment for segment in segments)
+    return "/".join(["{id}" if _is_id(segment) else segment for segment in segments])
+
+
+def _is_id(segment: str) -> bool:
+    # Most are shorter than any but a plain number.
+    return segment.isdecimal() if len(segment) < SHORTEST else ID.fullmatch(segment) is not None

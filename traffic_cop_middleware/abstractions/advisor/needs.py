@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from traffic_cop_middleware.abstractions.advisor.bounds import Bucket, Span, bounds
+from traffic_cop_middleware.abstractions.advisor.bounds import Bucket, KeyBounds, Span
 from traffic_cop_middleware.abstractions.advisor.usage import gathered, in_order
 from traffic_cop_middleware.abstractions.policies import Rate
-from traffic_cop_middleware.contracts.usage import UsageCount
+from traffic_cop_middleware.contracts.usage import REST, UsageCount
 
 MINUTE = 60.0
 MOST_KEYS = 200_000
@@ -52,6 +52,34 @@ class NeedsOfArrivals:
         return found
 
 
+class NeedsOfCounts:
+    """Finds the needs of counts as they come, of spans of a minute or longer; what is kept grows with the keys alone.
+
+    `needs` has by key how many requests a minute it needs, and how many it made. All of two spans that follow each
+    other may have come at their border: `N` is enough for any two. *Proof.* Of spans `i…j` there may come no more than
+    `N + N (s_j - e_i) / 60`. Of three or more `s_j - e_i` is at least 60 s for each of those in between, and half of
+    them, rounded up, are pairs of at most `N`.
+    """
+
+    def __init__(self, *, most_keys: int = MOST_KEYS) -> None:
+        self._most_keys = most_keys
+        self._last: dict[str, Span] = {}
+        self.needs: dict[str, tuple[int, int]] = {}
+        self.hidden = 0
+        """Requests of keys that are not told apart."""
+
+    def add(self, key: str, span: Span) -> None:
+        """Count a span: those of a key are disjoint, and come in order of time."""
+        if key == REST or (len(self.needs) >= self._most_keys and key not in self.needs):
+            self.hidden += span.requests
+            return
+        need, requests = self.needs.get(key, (1, 0))
+        last = self._last.get(key)
+        beside = last.requests if last is not None and last.end == span.start else 0
+        self._last[key] = span
+        self.needs[key] = max(need, beside + span.requests), requests + span.requests
+
+
 def needs_of_usage(usage: Iterable[UsageCount]) -> Needs:
     """The needs of recorded use, of which only the number within each span is known: no less than the true ones.
 
@@ -84,4 +112,7 @@ def _need(spans: Sequence[Span]) -> int:
 
 
 def _fits(spans: Sequence[Span], need: int) -> bool:
-    return bounds(spans, Bucket.of(Rate("", need, 60), need)).refused.high == 0
+    found = KeyBounds(Bucket.of(Rate("", need, 60), need))
+    for span in spans:
+        found.add(span)
+    return found.room >= 0

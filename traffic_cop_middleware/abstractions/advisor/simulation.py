@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+WIDEST = 380
+"""Characters of a line that `str` gives."""
 SHOWN = 5
 """How many keys, routes and times `str` tells."""
 
@@ -59,8 +61,10 @@ class LimitSimulation:
 
     `replayed`: the limiter itself was asked of each request, so that the figures are exact; else they are bounds from
     recorded counts. `requests` came from `start` to `end` (seconds since the epoch), of `keys` keys that are told apart
-    (`by`: of which kind). `who`, `where` and `limits` have the most refused first, `when` is in order of time, all
-    without those of which nothing can have been refused. `notes` says what a reader should know of the figures.
+    (`by`: of which kind); `keys_hidden` is how many more there may be, of requests that a cap on keys put together, and
+    they are among `keys_refused` too. `who`, `where` and `limits` have the most refused first, `when` is in order of
+    time, all without those of which nothing can have been refused. `notes` says what a reader should know of the
+    figures.
     """
 
     limit: str
@@ -72,6 +76,7 @@ class LimitSimulation:
     refused: Between
     keys: int
     keys_refused: Between
+    keys_hidden: int = 0
     who: tuple[Refusals, ...] = ()
     where: tuple[Refusals, ...] = ()
     when: tuple[RefusalTimes, ...] = ()
@@ -86,7 +91,9 @@ class LimitSimulation:
     @property
     def share_of_keys_refused(self) -> tuple[float, float]:
         """The share of keys of which a request would have been refused, from 0 to 1: at least and at most."""
-        return self.keys_refused.share(self.keys)
+        low, high = self.keys_refused
+        whole = self.keys + self.keys_hidden
+        return low / whole if whole else 0.0, min(1.0, high / self.keys) if self.keys else float(high > 0)
 
     @property
     def peaks(self) -> tuple[RefusalTimes, ...]:
@@ -99,7 +106,8 @@ class LimitSimulation:
         if self.requests:
             lines.append(f"  {moment(self.start)} to {moment(self.end)} ({duration(self.end - self.start)})")
         lines.append(f"  refused: {self.refused} of {self.requests:,} requests ({percent(self.share_refused)})")
-        lines.append(f"  touched: {self.keys_refused} of {self.keys:,} keys ({percent(self.share_of_keys_refused)})")
+        keys = Between(self.keys, self.keys + self.keys_hidden)
+        lines.append(f"  touched: {self.keys_refused} of {keys} keys ({percent(self.share_of_keys_refused)})")
         for title, found in (("who", self.who), ("where", self.where), ("when", self.peaks)):
             if found:
                 lines.append(f"  {title}:")
@@ -110,7 +118,17 @@ class LimitSimulation:
             lines.append("  by limit (a request may be refused by several):")
             lines += [f"    {each}" for each in self.limits[:SHOWN]]
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    """A line with escapes for what would move a cursor, change a terminal or turn the direction of writing.
+
+    Names come from logs, and so from whoever sends requests. Very long lines are cut in the middle.
+    """
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST // 2]} … {text[-WIDEST // 2 :]}"
 
 
 def percent(share: tuple[float, float]) -> str:

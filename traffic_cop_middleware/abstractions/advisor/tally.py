@@ -27,8 +27,9 @@ class Tally:
         self.refused = 0
         self.start = 0.0
         self.end = 0.0
-        self._keys: Counts = {}
-        self._routes: Counts = {}
+        self.keys: Counts = {}
+        self.routes: Counts = {}
+        """What is told apart."""
         self._limits: Counts = {}
         self._spans: dict[int, list[int]] = {}
         self._step = STEPS[0]
@@ -43,9 +44,9 @@ class Tally:
         self.end = time
         if self.whole_seconds and time % 1:
             self.whole_seconds = False
-        counts = self._keys.get(key) or self._new(self._keys, key, self._most_keys)
+        counts = self.keys.get(key) or self._new(self.keys, key, self._most_keys)
         counts[0] += 1
-        of_route = self._routes.get(route) or self._new(self._routes, route, MOST_ROUTES)
+        of_route = self.routes.get(route) or self._new(self.routes, route, MOST_ROUTES)
         of_route[0] += 1
         span = int(time) // self._step
         of_span = self._spans.get(span)
@@ -92,15 +93,15 @@ class Tally:
         most_shown: int = 100,
     ) -> LimitSimulation:
         """What was found, keys called as `told_as` says; of each kind the `most_shown` with the most refused."""
-        hidden = self._keys.get(REST)
+        hidden = self.keys.get(REST)
         told = list(notes)
         if hidden is not None:
             told.append(f"more than {self._most_keys:,} keys: {hidden[0]:,} requests of the rest are not told apart")
-        touched = sum(1 for name, (_, refused) in self._keys.items() if refused and name != REST)
+        touched = sum(1 for name, (_, refused) in self.keys.items() if refused and name != REST)
         spans = sorted(
             ((span, counts) for span, counts in self._spans.items() if counts[1]), key=lambda each: -each[1][1]
         )
-        who = _most_refused(self._keys, most_shown)
+        who = _most_refused(self.keys, most_shown)
         if told_as is not None:
             who = tuple(Refusals(told_as(each.name), each.requests, each.refused) for each in who)
         return LimitSimulation(
@@ -111,10 +112,10 @@ class Tally:
             end=self.end,
             requests=self.requests,
             refused=Between(self.refused, self.refused),
-            keys=len(self._keys) - (hidden is not None),
+            keys=len(self.keys) - (hidden is not None),
             keys_refused=Between(touched, touched),
             who=who,
-            where=_most_refused(self._routes, most_shown),
+            where=_most_refused(self.routes, most_shown),
             when=tuple(
                 RefusalTimes(span * self._step, self._step, requests, Between(refused, refused))
                 for span, (requests, refused) in sorted(spans[:most_shown])

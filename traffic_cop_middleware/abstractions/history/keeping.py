@@ -13,6 +13,10 @@ waited in an earlier term is let go: since then another leader may have written 
 Invariant: the history of a minute is what the windows held when they were last seen changed. Windows are kept for 25
 minutes after a write, all parts at once, and only the last 20 minutes are looked at: none is seen half gone.
 
+A minute that was *recorded* has a mark beside its rows, in a bucket of the source 0: without requests there are no
+rows, and what nobody has counted is not a minute without requests. Recorded is a minute with windows, and one in which
+whoever makes the history now began a pass. The mark is the same whoever writes it, so it counts once.
+
 Where the live figures are shared one worker does this, the leader, whose token keeps out one that was held up and has
 lost its lease meanwhile. Where each process has its own, each is a source of its own, and its rows stand beside the
 others'.
@@ -31,7 +35,13 @@ import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.history.ranges import DAY, HOUR, KEPT
-from traffic_cop_middleware.abstractions.history.rows import PERSONAL, is_personal, rolled_up, rows_of
+from traffic_cop_middleware.abstractions.history.rows import (
+    PERSONAL,
+    is_personal,
+    mark_of_a_minute,
+    rolled_up,
+    rows_of,
+)
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE
 from traffic_cop_middleware.abstractions.metrics.summary import USAGE, Summary
@@ -87,6 +97,10 @@ class HistoryKeeper:
         self._waiting: dict[HistoryBucket, Sequence[HistoryRow]] = {}
         """Minutes that were taken, and are to be written."""
         self._token: int | None = None
+        self._mark = mark_of_a_minute()
+        self._awake: set[int] = set()
+        """Minutes in which a pass was begun."""
+        self._marked: set[int] = set()
         self._pruned = 0.0
 
     @property
@@ -101,6 +115,7 @@ class HistoryKeeper:
     async def keep(self, token: int | None) -> None:
         """Make a pass after each minute, until cancelled; with a token also until a higher one has written."""
         self._taken.clear()  # another leader may have written less since
+        self._marked.clear()
         while True:
             rest = MINUTE - (self._clock() - SETTLED) % MINUTE
             try:
@@ -126,6 +141,7 @@ class HistoryKeeper:
         Raises:
             StoreError: a store is away, or answers with an error; the next pass makes it good.
         """
+        self._awake.add(int(self._clock() // MINUTE))
         async with self._taking:
             if token != self._token:
                 self._begin_term(token)
@@ -144,6 +160,7 @@ class HistoryKeeper:
     def _begin_term(self, token: int | None) -> None:
         for bucket in self._waiting:
             self._taken.pop(bucket.start // MINUTE, None)
+            self._marked.discard(bucket.start // MINUTE)
         self._waiting.clear()
         self._token = token
 
@@ -155,8 +172,13 @@ class HistoryKeeper:
         names = [f"1m:{minute}" for minute in minutes]
         stamps = await answered(self._metrics.stamps([*names, *tails_of(names)]))
         self._taken = {minute: known for minute, known in self._taken.items() if minute in minutes}
+        self._awake = {minute for minute in self._awake if minute >= minutes.start}
+        self._marked.intersection_update(minutes)
         for at, minute in enumerate(minutes):
             seen = (epoch, stamps[at], stamps[at + len(names)])
+            if (any(seen[1:]) or minute in self._awake) and minute not in self._marked:
+                self._waiting[HistoryBucket(MINUTE, minute * MINUTE)] = self._mark
+                self._marked.add(minute)
             if any(seen[1:]) and self._taken.get(minute) != seen:
                 summary = await self._minute(names[at])
                 if (await answered(self._metrics.record())).epoch != epoch:

@@ -80,6 +80,17 @@ class HistoryQuestions:
         self._history_threads = threads
         self._catch_up = catch_up
 
+    @property
+    def _kept(self) -> HistoryStore:
+        """The history.
+
+        Raises:
+            ConfigurationError: none is made.
+        """
+        if self._history is None:
+            raise ConfigurationError("no history of the traffic is kept: metrics_history=False")
+        return self._history
+
     async def traffic(
         self,
         range: Window = "24h",
@@ -173,9 +184,7 @@ class HistoryQuestions:
             ConfigurationError: no history is made.
             StoreUnavailable: the documents are away.
         """
-        history = self._history
-        if history is None:
-            raise ConfigurationError("no history of the traffic is kept: metrics_history=False")
+        history = self._kept
         if self._catch_up is not None:
             await self._catch_up()
         due = {each[:2] for each in await history.due()}

@@ -163,3 +163,21 @@ def _down(moment: float, resolution: int) -> int:
 
 def _up(moment: float, resolution: int) -> int:
     return -int(-moment // resolution) * resolution
+
+
+def finest(
+    start: int, end: int, *, now: float, due: Collection[tuple[int, int]], since: Mapping[int, int] | None = None
+) -> Sequence[Span]:
+    """The finest buckets that are kept of an aligned stretch, oldest first: so coarser ones for what is long ago.
+
+    `since`: from when on buckets of a resolution are there, where that is later than they are kept for.
+    """
+    spans: list[Span] = []
+    at = start
+    for finer, resolution in reversed([*pairwise(RESOLUTIONS)]):
+        kept = _up(max(now - KEPT[finer], (since or {}).get(finer, 0)), resolution)
+        until = min(end, kept)
+        if at < until:
+            spans += cover(at // resolution * resolution, until, due=due, coarsest=resolution)
+            at = until
+    return [*spans, *cover(at, end, due=due, coarsest=MINUTE)] if at < end else spans

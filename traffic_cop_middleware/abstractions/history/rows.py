@@ -36,6 +36,8 @@ UPSTREAMS = "upstreams"
 """The kind of rows about upstreams, one for each gateway route. Other kinds have the words of a summary's names."""
 PERSONAL = ("user", "api_key")
 """Kinds of use that may name a person: no bucket has them for longer than hours are kept."""
+RECORDED = "recorded"
+"""The row, of the kind `COUNTS`, that says for how many minutes of a bucket somebody was there to count."""
 Place = tuple[str, str, str]
 """Kind, name and method of a row."""
 
@@ -83,6 +85,13 @@ def rows_of(summary: Summary, *, pause: Callable[[], None] = never) -> Sequence[
         rows.append(HistoryRow(*place, encode(by_place[place], pause=pause)))
         pause()
     return rows
+
+
+def mark_of_a_minute() -> Sequence[HistoryRow]:
+    """What says that a minute was recorded, be it that no request came: as rows, which add up as others do."""
+    summary = Uncapped()
+    summary.add_row((COUNTS, RECORDED), 1)
+    return rows_of(summary)
 
 
 def _shortened(place: Place) -> Place:

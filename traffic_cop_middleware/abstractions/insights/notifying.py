@@ -7,8 +7,10 @@ it was over is the same thing flapping: it is told no sooner than a `cooldown` a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from typing import Literal
 
 from traffic_cop_middleware.abstractions.insights.values import Insight
@@ -68,6 +70,23 @@ class Notifier:
                 found.append(Notification(news, insight, now))
         return found + self._ended(now)
 
+    def records(self) -> Mapping[str, str]:
+        """What is remembered, each as a JSON text under a name of its own, the latest last."""
+        return {_name(key): _text(known) for key, known in self._known.items()}
+
+    def recall(self, texts: Iterable[str]) -> None:
+        """Remember what `records` of this or another notifier gave, and nothing else.
+
+        Raises:
+            ValueError: it is none of that.
+        """
+        try:
+            found = [_known(text) for text in texts]
+        except (TypeError, LookupError, AttributeError) as exc:
+            raise ValueError(f"what was told can't be read: {exc}") from exc
+        found.sort(key=lambda known: (known.seen, known.insight.key))
+        self._known = {known.insight.key: known for known in found}
+
     def _news(self, insight: Insight, now: float) -> News | None:
         rank = RANKS[insight.severity]
         known = self._known.pop(insight.key, None)
@@ -98,3 +117,18 @@ class Notifier:
         while len(self._known) > self._most:
             del self._known[next(iter(self._known))]
         return found
+
+
+def _name(key: str) -> str:
+    """A key may be of any length, a record's name not."""
+    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _text(known: _Known) -> str:
+    figures = {each.name: getattr(known, each.name) for each in fields(known) if each.name != "insight"}
+    return json.dumps({**figures, "insight": known.insight.record()}, separators=(",", ":"), sort_keys=True)
+
+
+def _known(text: str) -> _Known:
+    told = json.loads(text)
+    return _Known(Insight.of(told.pop("insight")), **told)

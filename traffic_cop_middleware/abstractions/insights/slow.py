@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log, sqrt
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from traffic_cop_middleware.abstractions.insights.runs import Run, joined, runs
 from traffic_cop_middleware.abstractions.insights.sentences import percent, seconds, span
 from traffic_cop_middleware.abstractions.insights.values import Insight, Series, merged
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram, bucket_of
+from traffic_cop_middleware.abstractions.metrics.pauses import never
 
 SHARE = 0.95
 FEWEST = 20
@@ -59,7 +60,7 @@ class Shift(NamedTuple):
     values: int
 
 
-def slower(routes: Sequence[Series], *, since: float) -> list[Insight]:
+def slower(routes: Sequence[Series], *, since: float, pause: Callable[[], None] = never) -> list[Insight]:
     """Routes whose p95 rose beyond what is usual, for longer than `since` (Unix seconds).
 
     The p95 of a bucket is compared with those at the same time of the day (an hour on each side) of the seven days
@@ -72,7 +73,7 @@ def slower(routes: Sequence[Series], *, since: float) -> list[Insight]:
     for each in routes:
         if not each.durations:
             continue
-        found += _shifts(_widened(each), since)
+        found += _shifts(_widened(each), since, pause)
     found.sort(key=lambda shift: (-_added(shift.before, shift.now), shift.series.name))
     return [_insight(shift, routes) for shift in found]
 
@@ -87,7 +88,7 @@ def _widened(series: Series) -> Series:
     return series.coarser(factor) if factor > 1 else series
 
 
-def _shifts(series: Series, since: float) -> list[Shift]:
+def _shifts(series: Series, since: float, pause: Callable[[], None]) -> list[Shift]:
     begin = series.index(since)
     oldest = max(0, begin - DAYS * DAY // series.step)
     early = max(oldest, begin - AROUND // series.step)
@@ -96,9 +97,11 @@ def _shifts(series: Series, since: float) -> list[Shift]:
         each = series.durations[index]
         if each is not None and each.count >= FEWEST:
             tails[index] = log(each.quantile(SHARE) or 1e-7)
+            pause()
     before = [index for index in tails if index < early]
     zs, values = [0.0] * len(series), [0] * len(series)
     for index in range(early, len(series)):
+        pause()
         compared = _same_time(before, index, series.step)
         if index not in tails or len(compared) < LEAST_KNOWN:
             continue

@@ -53,6 +53,11 @@ class Insight:
             "confidence": self.confidence,
         }
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Insight:
+        """The one whose `record()` this is."""
+        return cls(**record)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:

@@ -14,6 +14,8 @@ MONTHS = {
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """From which number on it counts nano-, micro- and milliseconds: the year 5138 in the next larger unit."""
 LONGEST = 64
+LATEST = 253_402_214_400
+"""The last day of the year 9999: what is later has no date."""
 
 
 def seconds_of(value: object) -> float:
@@ -39,7 +41,7 @@ def _of_text(text: str) -> float:
         return _of_number(float(text))
     except ValueError:
         found = datetime.fromisoformat(text.strip())
-        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+        return _since_1970(found if found.tzinfo is not None else found.replace(tzinfo=UTC))
 
 
 def _of_number(number: float) -> float:
@@ -64,7 +66,11 @@ def logged_time(text: str) -> float:
     if month is None or text[2] != "/" or text[6] != "/":
         raise ValueError(f"{text!r} is no time")
     clock, _, zone = text[12:].partition(" ")
-    fraction = float("0" + clock[8:]) if len(clock) > 8 else 0.0
+    fraction = 0.0
+    if len(clock) > 8:
+        if clock[8] not in ".," or not clock[9:].isdecimal():
+            raise ValueError(f"{text!r} is no time")
+        fraction = float(f"0.{clock[9:]}")
     offset = timedelta(hours=int(zone[:3]), minutes=int(zone[0] + zone[3:5])) if zone else timedelta()
     moment = datetime(
         int(text[7:11]),
@@ -75,4 +81,11 @@ def logged_time(text: str) -> float:
         min(59, int(clock[6:8])),
         tzinfo=timezone(offset),
     )
-    return moment.timestamp() + fraction
+    return _since_1970(moment) + fraction
+
+
+def _since_1970(moment: datetime) -> float:
+    seconds = moment.timestamp()
+    if not 0 <= seconds < LATEST:
+        raise ValueError(f"{moment.isoformat()} is not from 1970 to 9999")
+    return seconds

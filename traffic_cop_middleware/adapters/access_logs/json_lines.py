@@ -25,6 +25,10 @@ WITH_PROXIES = {"client": ("client", "request.remote_ip", "remote_addr", "remote
 """Where proxies are named here, the peer counts, and not what the server has made of the header."""
 
 
+LONGEST_PEER = 256
+"""Characters of an address: a name, at the most."""
+
+
 class JsonLines:
     """Reads JSON lines. `fields` says where a part of a request is: `{"time": "ts", "user": "auth.name"}`.
 
@@ -68,14 +72,17 @@ class JsonLines:
         client, user, forwarded, route = (get(line, part) for part in ("client", "user", "forwarded", "route"))
         if isinstance(forwarded, list):
             forwarded = ", ".join(map(str, forwarded))
+        peer = word(client)
+        if len(peer) > LONGEST_PEER or (client is not None and not peer):
+            raise ValueError("no address")
         return LoggedRequest(
             seconds_of(time),
-            str(client) if client is not None else "",
-            str(user) if user not in (None, "", "-") else "",
-            str(method).upper() if method is not None else "GET",
+            peer,
+            word(user),
+            word(method).upper() or "GET",
             path,
-            str(forwarded) if forwarded not in (None, "", "-") else "",
-            str(route) if route is not None else "",
+            word(forwarded),
+            word(route),
             line,
         )
 
@@ -89,6 +96,13 @@ class JsonLines:
         if part in self._wanted and part in ("time", "client", "path"):
             raise ValueError(f"no field {self._ways[part][0][0]!r}")
         return None
+
+
+def word(value: object) -> str:
+    """A field that is a text or a number, as text; empty where it is something else, or stands for nothing."""
+    if isinstance(value, str):
+        return "" if value == "-" else value
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
 
 
 def within(line: Mapping[str, Any], steps: Sequence[str]) -> Any:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from traffic_cop_middleware.adapters.access_logs.clocks import logged_time
 from traffic_cop_middleware.contracts.access_log import LoggedRequest
 
-QUOTED = r'"((?:[^"\\]|\\.)*)"'
+QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)"'
 LINE = re.compile(
     r"(?:(?:[^\s:]+|\[\S+\]):\d+ )?"  # Apache's vhost_combined begins with the host and its port
     r"(\S+) \S+ (\S+(?: \S+){0,3}?) \[([^\]]{20,40})\] " + QUOTED + r" (\d{3}) \S+"
@@ -17,6 +17,7 @@ LINE = re.compile(
 )
 """What follows the user agent in quotes is nginx's `main` format: `$http_x_forwarded_for`."""
 UVICORN = re.compile(r'(?:INFO:\s+)?\S+:\d+ - "[A-Z]+ \S+ HTTP/[\d.]+" \d{3}\b')
+_new = tuple.__new__  # half the time of a call of the class
 ESCAPED = re.compile(r"\\x([0-9A-Fa-f]{2})|\\(.)")
 
 
@@ -31,14 +32,17 @@ def parse_line(text: str) -> LoggedRequest:
         raise ValueError("not in the common or combined log format")
     peer, user, time, request, _status, _referer, _agent, forwarded = found.groups()
     method, path = request_line(request)
-    return LoggedRequest(
+    fields = (
         logged_time(time),
         peer,
         "" if user == "-" else plain(user),
         method,
         path,
         "" if forwarded is None or forwarded == "-" else forwarded,
+        "",
+        None,
     )
+    return _new(LoggedRequest, fields)
 
 
 @lru_cache(maxsize=8192)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Literal, cast
 
 from traffic_cop_middleware.adapters.access_logs.json_lines import JsonLines
@@ -45,6 +48,8 @@ class AccessLog:
         if format not in FORMATS:
             raise ConfigurationError(f"format={format!r} is none of {', '.join(map(repr, FORMATS))}")
         self._path = Path(path)
+        self._read: tuple[int, int, int] | None = None
+        """The file that was read before, and how many lines it had."""
         self._format = format
         self._json = JsonLines(fields, behind_proxies=behind_proxies)
         self.lines = 0
@@ -62,15 +67,31 @@ class AccessLog:
         parse = self._parser()
         try:
             with self._path.open("rb") as file:
-                yield from self._requests(_unpacked(file), parse)
+                stat = os.fstat(file.fileno())
+                known = self._read
+                if known is not None and known[:2] != (stat.st_dev, stat.st_ino):
+                    raise ConfigurationError(self._rotated())
+                yield from self._requests(_unpacked(file), parse, most=None if known is None else known[2])
+                if S_ISREG(stat.st_mode) and os.fstat(file.fileno()).st_size < file.tell():
+                    raise ConfigurationError(self._rotated())
+                if known is not None and self.lines != known[2]:
+                    raise ConfigurationError(self._rotated())
+                self._read = stat.st_dev, stat.st_ino, self.lines
         except (OSError, EOFError, zlib.error) as exc:
             raise ConfigurationError(f"the access log {str(self._path)!r} can't be read: {exc}") from exc
-        if self.lines and self.bad == self.lines:
+        if not self.lines:
+            raise ConfigurationError(f"the access log {str(self._path)!r} is empty: there is nothing to learn from it")
+        if self.bad == self.lines:
             raise ConfigurationError(self._nothing_good())
 
-    def _requests(self, file: IO[bytes], parse: Callable[[str], LoggedRequest]) -> Iterator[LoggedRequest]:
-        while line := file.readline(LONGEST_LINE):
-            if not line.strip():
+    def _requests(
+        self, file: IO[bytes], parse: Callable[[str], LoggedRequest], *, most: int | None
+    ) -> Iterator[LoggedRequest]:
+        # Of a log that is written meanwhile, a second reading takes the lines of the first.
+        while self.lines != most and (line := file.readline(LONGEST_LINE)):
+            if not self.lines:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.isspace():
                 continue
             self.lines += 1
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
@@ -104,6 +125,12 @@ class AccessLog:
             self.first_bad = f"line {self.lines}: {why}"
         if self.bad == self.lines == PATIENCE:
             raise ConfigurationError(self._nothing_good())
+
+    def _rotated(self) -> str:
+        return (
+            f"the access log {str(self._path)!r} was rotated or emptied while it was read: give the file that it was "
+            "moved to"
+        )
 
     def _nothing_good(self) -> str:
         return (
