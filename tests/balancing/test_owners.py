@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,12 +16,19 @@ from hypothesis import strategies as st
 from traffic_cop_middleware.abstractions.balancing import owners as module
 from traffic_cop_middleware.abstractions.balancing.affinity_tokens import AffinityTokens
 from traffic_cop_middleware.abstractions.balancing.instances import Instance, Member
+from traffic_cop_middleware.abstractions.balancing.outcomes import Outcome
 from traffic_cop_middleware.abstractions.balancing.owners import StoredOwner, StoredOwners
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
+from traffic_cop_middleware.abstractions.session_owners import SessionOwners
 from traffic_cop_middleware.abstractions.upstreams import Upstream
 from traffic_cop_middleware.adapters.memory import MemorySessionRoutes
+from traffic_cop_middleware.contracts import SessionRoute
+from traffic_cop_middleware.errors import StoreUnavailable
+from traffic_cop_middleware.middleware import owned_tries as owned_tries_module
+from traffic_cop_middleware.middleware import tries as tries_module
 from traffic_cop_middleware.middleware.owned_tries import OwnedTries
+from traffic_cop_middleware.middleware.tries import TOO_LATE
 
 TTL = 1000.0
 Told = list[tuple[str, dict[str, Any]]]
@@ -87,6 +96,38 @@ def test_requests_that_come_in_any_order_go_to_one_instance_and_a_new_owner_is_t
 
 
 @pytest.mark.asyncio
+async def test_what_the_store_takes_is_no_instances_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(tries_module, "monotonic", lambda: now)
+    monkeypatch.setattr(owned_tries_module, "monotonic", lambda: now, raising=False)
+
+    class Hanging(MemorySessionRoutes):
+        def create(self, id: str, **more: Any) -> Any:
+            async def later() -> SessionRoute:
+                nonlocal now
+                now += 3.0
+                return MemorySessionRoutes.create(self, id, **more)
+
+            return asyncio.ensure_future(later())
+
+    house = StoredOwners(lambda kind, attributes: None)
+    store = Hanging(clock=lambda: 0.0)
+    own = BalancingSettings(affinity="session", total_deadline=5.0)
+    pool = BalancedPool("cart", [Member(Upstream("http://a:80"), "a")], own, clock=lambda: now)
+    tries = OwnedTries(pool, StoredOwner(house, store, "s", pool, ttl=TTL))
+    assert isinstance(await tries.wait(), Instance)
+    now += 1.0
+    tries.answered(Outcome.OK)
+    tries.ended()
+    assert pool["a"].latency(now) == pytest.approx(1.0)
+    pool.configure(replace(own, total_deadline=2.0))
+    tries = OwnedTries(pool, StoredOwner(house, store, "another", pool, ttl=TTL))
+    assert await tries.wait() is TOO_LATE
+    assert (pool["a"].in_flight, pool["a"].failures) == (0, 0)
+    assert pool["a"].latency(now) < 1.0
+
+
+@pytest.mark.asyncio
 async def test_a_route_is_written_when_it_is_made_and_after_a_quarter_of_its_time() -> None:
     now = 0.0
     store = MemorySessionRoutes(clock=lambda: now)
@@ -107,6 +148,47 @@ async def test_a_route_is_written_when_it_is_made_and_after_a_quarter_of_its_tim
     assert route.version == 1
     now += 2 * TTL
     assert await used() == TTL
+
+
+@pytest.mark.asyncio
+async def test_who_was_faster_keeps_its_session_at_an_instance_that_others_have_yet_to_hear_of() -> None:
+    class Faster(MemorySessionRoutes):
+        """Whose every session goes to a new instance first, by another worker."""
+
+        def create(self, id: str, *, service: str, instance: str, ttl: float) -> SessionRoute:
+            super().create(id, service=service, instance="c", ttl=ttl)
+            return super().create(id, service=service, instance=instance, ttl=ttl)
+
+    told: Told = []
+    pool = pool_of("ab")
+    house = StoredOwners(lambda kind, attributes: told.append((kind, dict(attributes))))
+    owner = StoredOwner(house, Faster(clock=lambda: 0.0), "s", pool, ttl=TTL)
+    tries = OwnedTries(pool, owner)
+    asked = asyncio.create_task(tries.wait())
+    await asyncio.sleep(0)
+    pool.change([Member(Upstream(f"http://{name}:80"), name) for name in "abc"])
+    found = await asked
+    assert isinstance(found, Instance)
+    assert (found.name, told) == ("c", [])
+    tries.ended()
+
+
+@pytest.mark.asyncio
+async def test_routes_that_can_not_be_taken_along_are_no_errors(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemorySessionRoutes(clock=lambda: 0.0)
+    for service in ("cart", "mail"):
+        store.create("s", service=service, instance="a", ttl=TTL)
+    former = store.of("s")
+
+    class Away(MemorySessionRoutes):
+        def create(self, id: str, **more: Any) -> Any:
+            asked = asyncio.get_running_loop().create_future()
+            asked.set_exception(StoreUnavailable("away"))
+            return asked
+
+    await SessionOwners(Away(clock=lambda: 0.0), ttl=TTL).take(former, "t")
+    gc.collect()
+    assert caplog.records == []
 
 
 def test_owners_that_a_worker_remembers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,3 +157,33 @@ def test_panic_is_told_of_where_it_begins_or_ends_alone() -> None:
     )
     assert not follower_of_many.snapshot().panic
     assert bench.kinds().count("pool.panic") == 2
+
+
+def test_a_follower_goes_by_its_own_settings_at_once() -> None:
+    bench = Bench("ab", retry_share=0.0, retry_floor=9.0, longest_ejection=300.0)
+    for _ in range(4):
+        bench.ends("a", Outcome.FAILED, times=5)
+        bench.clock.advance(bench.pool["a"].ejected_until - bench.clock())
+        bench.pool.fit()
+    bench.ends("a", Outcome.FAILED, times=5)
+    bench.pool.mark("b", healthy=False)
+    bench.pool.mark("b", healthy=True)
+    own = BalancingSettings(retry_share=0.0, retry_floor=0.0, ejection=2.0, longest_ejection=2.0, slow_start=1.0)
+    pool = follower(bench, member("a"), member("b"), member("c"), settings=own)
+    assert not pool.may_retry()
+    assert {each.name: each.state for each in pool.snapshot().instances}["a"] == "ejected"
+    bench.clock.advance(2.0)
+    assert {each.name: each.state for each in pool.snapshot().instances} == dict.fromkeys("abc", "serving")
+
+
+def test_the_one_before_has_no_say_in_the_retry_budget_any_more() -> None:
+    bench = Bench("a", retry_share=0.0, retry_floor=0.0)
+    pool = follower(bench, member("a"), member("b"), settings=BalancingSettings(retry_share=0.0, retry_floor=9.0))
+    bench.clock.advance(1.0)
+    bench.pool.configure(BalancingSettings(retry_share=0.0, retry_floor=0.0))
+    assert pool.may_retry()
+    last = weakref.ref(pool)
+    del pool
+    assert last() is None
+    bench.pool.configure(BalancingSettings(retry_share=0.0, retry_floor=0.0))
+    assert not bench.pool.may_retry()

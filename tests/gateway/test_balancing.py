@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,7 +21,8 @@ from tests.gateway.served import Served, gateway, served
 from tests.gateway.socket_servers import cop_app, websocket_server
 from tests.gateway.socket_servers import gateway as socket_gateway
 from tests.servers import free_port
-from traffic_cop_middleware import BalancingSettings, ConfigurationError, TrafficCop, Upstream, route
+from traffic_cop_middleware import BalancingSettings, ConfigurationError, Service, TrafficCop, Upstream, route
+from traffic_cop_middleware.abstractions.balancing.outcomes import Outcome
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
@@ -400,6 +403,54 @@ async def test_what_is_known_of_instances_outlasts_a_change_of_the_route() -> No
     assert [each.name for each in table.pool_of(moved).snapshot().instances] == ["http://d"]
     assert table.pool_of(again) is newest
     assert table.pool_of(put(["http://c", "http://d"]))["http://c"].identity is newest["http://c"].identity
+    await table.close()
+
+
+async def test_a_route_of_the_code_that_stands_again_is_as_the_code_says() -> None:
+    events: list[Any] = []
+    table = Gateway(emit=lambda kind, attributes: events.append((kind, attributes["instance"])))
+    own = BalancingSettings(policy="random", consecutive_failures=1, slow_start=0.0)
+    first = route("/a", to=[Upstream("http://a", 3), "http://b"], name="a", mirror="http://m", balancing=own)
+    table.add(first)
+    pool, mirror = table.pool_of(first), table.mirror_of(first)
+    for to in (["http://a", "http://b"], ["http://a", "http://c"]):
+        other = route("/a", to=to, name="a", balancing="p2c", mirror="http://n")
+        table.change({"a": other})
+        table.pool_of(other).drain("http://a")
+        table.mirror_of(other)
+        table.change({"a": None})
+        again = table.pool_of(first)
+        assert again.settings is own
+        assert [each.share for each in again.instances.values()] == [3, 1]
+        assert again["http://a"].draining, "what was known of it last"
+        again.resume("http://a")
+        events.clear()
+        again.began(again["http://a"]).ended(Outcome.FAILED)
+        assert ("instance.ejected", "http://a") in events
+        assert set(again.instances) == {"http://a", "http://b"}
+        copies = table.mirror_of(first)
+        assert copies is not None
+        events.clear()
+        copies.mark("http://m", healthy=False)
+        assert events == [("instance.unhealthy", "http://m")]
+    assert again is not pool
+    assert copies is not mirror
+    await table.close()
+
+
+async def test_event_loops_that_end_without_a_lifespan_are_not_kept() -> None:
+    table = Gateway()
+    found = route("/a", to=Service("a", dns="http://127.0.0.1:1"), name="a")
+    table.add(found)
+
+    async def use() -> weakref.ref[Any]:
+        table.pool_of(found)
+        return weakref.ref(asyncio.get_running_loop())
+
+    ended = [await asyncio.to_thread(asyncio.run, use()) for _ in range(4)]
+    table.pool_of(found)
+    gc.collect()
+    assert [each() for each in ended] == [None] * 4
     await table.close()
 
 

@@ -219,12 +219,40 @@ async def test_a_check_comes_and_goes_with_the_record_of_its_route(backend: str)
             await put(one, listed(ill, new, check=None))
             await poll(lambda: all(each.state(ill) == "starting" for each in both))
             asked = await quiet(ill)
+            said = [event.attributes["reason"] for event in one.events if event.kind == "instance.healthy"]
+            assert said == ["it is checked no longer"]
             await put(one, listed(ill, new))
             await poll(lambda: all(each.state(ill) == "unhealthy" for each in both))
             await poll(lambda: len(ill.asked) > asked)
             await one.cop.routes.remove("all")
             await poll(lambda: all(each.state(well) != "none" for each in both))
             await quiet(ill)
+
+
+@pytest.mark.parametrize("to", [Redirect("https://shop.example"), Service("billing")])
+async def test_a_route_that_leads_elsewhere_has_its_upstreams_asked_no_more(backend: str, to: Any) -> None:
+    async with patients(1) as [each]:
+        one = Listed(backend, each)
+        async with started(one.app):
+            await poll(lambda: len(each.asked) > 2)
+            await put(one, route("/*", to=to, name="all"))
+            await quiet(each)
+            asked = len(each.asked)
+            await one.cop.routes.remove("all")
+            await poll(lambda: len(each.asked) > asked + 2)
+
+
+async def test_checks_of_the_code_go_on_when_its_route_stands_again(backend: str) -> None:
+    async with patients(3) as [ill, well, new]:
+        one = Listed(backend, ill, well)
+        async with started(one.app):
+            await poll(lambda: len(ill.asked) > 2)
+            await put(one, listed(well, new, check=None))
+            await quiet(ill)
+            await one.cop.routes.remove("all")
+            ill.status = 500
+            await poll(lambda: one.state(ill) == "unhealthy")
+            assert await one.who(5) == {"200": 5}
 
 
 async def quiet(instance: Patient) -> int:
@@ -267,6 +295,15 @@ async def test_a_check_on_a_backend_that_can_not_is_refused_and_changes_nothing(
     with pytest.raises(ConfigurationError, match="can't say which worker checks"):
         async with started(Listed(Older(), each).app):
             pass
+
+
+async def test_requests_outside_of_a_lifespan_are_not_forwarded_unchecked() -> None:
+    async with patients(1) as [each]:
+        one = Listed(Older(), each)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="can't say which worker checks"):
+                await one.status()
+        assert each.served == 0
 
 
 async def test_a_routes_check_survives_being_a_record_and_is_refused_where_it_means_nothing() -> None:

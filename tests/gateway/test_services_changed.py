@@ -103,6 +103,25 @@ async def test_no_request_is_refused_while_a_route_gets_other_settings(backend: 
             assert worker.cop.balancing.pools()[0].policy == "round-robin"
 
 
+async def test_a_request_of_an_old_route_makes_no_pool_that_stays() -> None:
+    url = "memory://old-routes"
+    async with services("a") as [first], announced(first, url):
+        worker = Worker(url)
+        async with started(worker.app):
+            gateway = worker.cop._gateway
+            [old] = gateway.table
+            for to in ({"service": "billing"}, {"service": "billing", "check": {}}, {"redirect": "/", "status": 308}):
+                record: dict[str, Any] = {"pattern": "/*", "to": to}
+                if "service" in to:
+                    record["balancing"] = {"policy": "random"}
+                await worker.cop._open("routes").records("routes").publish("routes", {"all": json.dumps(record)})
+                standing = list(gateway.pools())
+                found = gateway.pool_of(old)
+                assert [each.name for each in found.fit()] == ["a"]
+                assert standing in ([found], [])
+                assert list(gateway.made_pools()) == standing
+
+
 async def test_one_name_leads_to_one_service() -> None:
     worker = Worker("memory://")
     with pytest.raises(ConfigurationError, match="billing"):

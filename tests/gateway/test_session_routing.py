@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from tests.adapters.load import poll, started
 from tests.asgi import http_scope
 from tests.gateway.raw import OK, upstream
+from tests.gateway.test_services import backend
 from tests.middleware.test_session_round_trips import Wire
 from tests.middleware.upstreams import Service as Answering
 from tests.middleware.upstreams import services
@@ -41,6 +41,8 @@ from traffic_cop_middleware.adapters.redis.buckets import SHA as TAKE
 from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.adapters.redis.session_routes import INDEX, ROUTE
 from traffic_cop_middleware.errors import StoreUnavailable
+
+__all__ = ["backend"]
 
 pytestmark = pytest.mark.asyncio
 NUMBERS = itertools.count()
@@ -123,15 +125,6 @@ async def workers(backend: str, balancing: BalancingSettings = BY_SESSION, **set
     async with started(one.app) as first, started(other.app) as second:
         assert [first["type"], second["type"]] == ["lifespan.startup.complete"] * 2
         yield one, other
-
-
-@pytest_asyncio.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis_server)])
-async def backend(request: pytest.FixtureRequest) -> str:
-    """The URL of a backend that cops of this process share."""
-    if request.param == "memory":
-        return f"memory://owners-{next(NUMBERS)}"
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return server.url
 
 
 class Carts:
@@ -563,6 +556,18 @@ async def test_a_cookie_of_an_owner_that_can_take_nothing_is_replaced_and_that_i
             assert pool.unfit(dead) == ""
 
 
+async def test_it_is_told_whose_owner_a_record_took_out_of_its_route() -> None:
+    async with services("a", "b") as [first, second]:
+        worker = Worker("memory://", BY_COOKIE, to=[Upstream(first.url)])
+        async with started(worker.app):
+            [cookie] = set_cookies(await worker.ask())
+            await worker.cop.routes.change(route("/x", to=second.url, name="all", keep_host=False, balancing=BY_COOKIE))
+            assert await worker.who(cookie.partition(";")[0]) == "b"
+            [told] = worker.told("session.rerouted")
+            assert (told["from"], told["to"]) == (first.url, second.url)
+            assert told["reason"] == "it is no longer in the pool"
+
+
 def layers(app: Any) -> Any:
     """The layers of ours around an app."""
     app = app._layers
@@ -577,13 +582,19 @@ async def test_cookies_last_while_secrets_overlap_and_are_plain_names_without_ht
         old = Worker("memory://", BY_COOKIE, to=to, session_secure=False)
         secrets = ["another secret of 32 bytes, or more", SECRET]
         both = Worker("memory://", BY_COOKIE, to=to, session_secure=False, session_secret=secrets)
-        async with started(old.app), started(both.app):
+        new = Worker("memory://", BY_COOKIE, to=to, session_secure=False, session_secret=secrets[0])
+        async with started(old.app), started(both.app), started(new.app):
             for _ in range(3):
                 sent = await old.ask()
                 pair = set_cookies(sent)[0].partition(";")[0]
                 assert pair.startswith("affinity-")
                 assert "Secure" not in set_cookies(sent)[0]
-                assert await both.who(pair) == dict(sent[0]["headers"])[b"x-from"].decode()
+                owner = dict(sent[0]["headers"])[b"x-from"].decode()
+                sent = await both.ask(pair)
+                assert dict(sent[0]["headers"])[b"x-from"].decode() == owner
+                [newer] = [each.partition(";")[0] for each in set_cookies(sent)]
+                assert [await new.who(newer) for _ in range(4)] == [owner] * 4, "the old secret is gone"
+                assert set_cookies(await new.ask(newer)) == []
 
 
 # What "hash" goes by
@@ -626,6 +637,9 @@ async def test_an_affinity_needs_what_it_goes_by() -> None:
     cop = TrafficCop()
     with pytest.raises(ConfigurationError, match="affinity='session' needs sessions"):
         cop.route("/x", to="http://127.0.0.1:1", balancing=BY_SESSION)
+    by_attribute = BalancingSettings(policy="hash", hash_by="attribute:shard")
+    with pytest.raises(ConfigurationError, match="hash_by='attribute:shard' needs sessions"):
+        cop.route("/x", to="http://127.0.0.1:1", balancing=by_attribute)
     with pytest.raises(ConfigurationError, match="affinity='cookie' needs a secret that all workers share"):
         cop.route("/x", to="http://127.0.0.1:1", balancing=BY_COOKIE)
     with pytest.raises(ConfigurationError, match="affinity='cookie' needs a secret"):

@@ -54,6 +54,8 @@ class SessionOwners:
             former = await answered(asked)
             made = [store.create(id, service=each.service, instance=each.instance, ttl=self._ttl) for each in former]
             for each in made:
+                heard(each)
+            for each in made:
                 await answered(each)
         except StoreError as exc:
             log.debug("a session's routes were not taken along: %s", exc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 
@@ -76,7 +75,7 @@ class Gateway:
         self.keeps_sessions = False
         """Whether a request was seen whose session has an owner: then owners are asked for as early as can be."""
         self._own: dict[str, GatewayRoute] = {}
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, OnLoop] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, OnLoop] = {}
         self._last: tuple[asyncio.AbstractEventLoop, OnLoop] | None = None
         """Where the last request was: nearly always where the next one is, and a look there is cheaper."""
 
@@ -134,7 +133,11 @@ class Gateway:
                 self.limited.discard(name)
         self.table = table
         self.active = bool(table)
-        gone = [name for name, route in standing.items() if route is None]
+        gone = [
+            name
+            for name, route in standing.items()
+            if route is None or not isinstance(action_of(route).destination, Pool)
+        ]
         for each in tuple(self._loops.values()):
             each.routed = {}
             if each.pools is not None:
@@ -191,6 +194,9 @@ class Gateway:
             return last[1]
         here = self._loops.get(loop)
         if here is None:
+            for each in tuple(self._loops):
+                if each.is_closed():  # without a lifespan nobody said that it ended
+                    self._loops.pop(each, None)
             here = self._loops[loop] = OnLoop()
         self._last = (loop, here)
         return here
@@ -230,12 +236,9 @@ class Gateway:
         action = action_of(route)
         to = action.destination
         if isinstance(to, Service):
-            return self._live_pools().pool(to, action.balancing)
-        pools = self._static_pools()
-        found = pools.made.get(to)
-        if found is None:
-            found = pools.make(to, action.balancing, route.name, check=action.check, stands=self._stands(route))
-        return found
+            live = self._live_pools()
+            return (live.pool if self._stands(route) else live.former)(to, action.balancing)
+        return self._static_pools().of(to, action.balancing, route.name, check=action.check, stands=self._stands(route))
 
     def mirror_of(self, route: GatewayRoute) -> BalancedPool | None:
         """The instances that get copies of a route's requests.
@@ -246,11 +249,7 @@ class Gateway:
         to = action_of(route).mirror
         if to is None:
             return None
-        pools = self._static_pools()
-        found = pools.made.get(to)
-        if found is None:
-            found = pools.make(to, MIRRORED, mirror_name(route.name), stands=self._stands(route))
-        return found
+        return self._static_pools().of(to, MIRRORED, mirror_name(route.name), stands=self._stands(route))
 
     def _stands(self, route: GatewayRoute) -> bool:
         return self.table.named(route.name) is route

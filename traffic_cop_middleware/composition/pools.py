@@ -56,6 +56,8 @@ class LivePools:
         self._resolver = resolver or SystemResolver()
         self._clock = clock
         self._live: dict[Wanted, Live] = {}
+        self._former: dict[Wanted, BalancedPool] = {}
+        """What was wanted before the last change, by the pools that those requests still go by."""
 
     def pool(self, service: Service, settings: BalancingSettings = BALANCED) -> BalancedPool:
         """The pool of a service, which is watched from then on; another one for other settings.
@@ -67,6 +69,15 @@ class LivePools:
         if live is None:
             live = self._live[service, settings] = self._watched(service, settings)
         return live.pool
+
+    def former(self, service: Service, settings: BalancingSettings) -> BalancedPool:
+        """The pool for what is left of the requests of a route that is no more: nothing is watched for them."""
+        known = {**self._former, **{wanted: live.pool for wanted, live in self._live.items()}}
+        found = known.get((service, settings))
+        if found is None:
+            places = ((pool, (other.name, other.dns)) for (other, _), pool in reversed(known.items()))
+            found = next((pool for pool, place in places if place == (service.name, service.dns)), None)
+        return BalancedPool(service.name, (), settings) if found is None else found
 
     def _watched(self, service: Service, settings: BalancingSettings) -> Live:
         pool = BalancedPool(service.name, (), settings, clock=self._clock, emit=self._emit)
@@ -135,6 +146,7 @@ class LivePools:
             else:
                 going.discard(before)
                 handed_on[before] = (service, settings)
+        self._former = {each: self._live[each].pool for each in (*going, *handed_on)}
         for before, (service, settings) in handed_on.items():
             live = self._live[service, settings] = self._live.pop(before)
             live.pool.configure(settings)
@@ -155,6 +167,7 @@ class LivePools:
         """Watch no longer."""
         tasks = [task for live in self._live.values() for task in live.tasks]
         self._live.clear()
+        self._former.clear()
         for task in tasks:
             task.cancel()
         if tasks:

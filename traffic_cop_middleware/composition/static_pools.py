@@ -23,8 +23,9 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 
 
 class Named(NamedTuple):
-    """The pool that requests of a route go by, and where its upstreams are."""
+    """The pool that requests of a route go by, for which destination, and where its upstreams are."""
 
+    destination: Pool
     places: frozenset[object]
     pool: BalancedPool
 
@@ -58,12 +59,12 @@ class StaticPools:
         self._emit = emit
         self._changed = changed
         self._checking = checking
-        self.made: weakref.WeakKeyDictionary[Pool, BalancedPool] = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakKeyDictionary[Pool, BalancedPool] = weakref.WeakKeyDictionary()
         self._named: dict[str, Named] = {}
         self._checks: dict[str, Checked] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    def make(
+    def of(
         self,
         destination: Pool,
         settings: BalancingSettings,
@@ -72,32 +73,42 @@ class StaticPools:
         check: HealthCheck | None = None,
         stands: bool = True,
     ) -> BalancedPool:
-        """The pool of a destination that is asked for first, which is checked from then on.
+        """The pool of a destination, made when it is first asked for, and checked while its route stands.
 
         `stands`: the route does. One that was put anew, or is gone, has requests left that need a pool, and no more.
 
         Raises:
             ConfigurationError: it is to be checked, and the backend can't.
         """
-        if stands:
-            found = self._taken_over(destination, settings, name)
-            self._check(name, found, check)
-        else:
+        before = self._named.get(name)
+        if not stands:
+            found = self._made.get(destination)
+            if found is not None:
+                return found
             found = BalancedPool(name, members_of(destination.upstreams), settings)
-        self.made[destination] = found
+        elif before is not None and before.destination is destination:
+            return before.pool
+        else:  # it is new; or stands again after another one, which may have changed its pool, or has followed that
+            if check is not None and self._checking is not None:
+                self._checking.leases(name)  # before the pool is there, or it would stand unchecked
+            found = self._taken_over(destination, settings, name, before)
+            self._check(name, found, check)
+        self._made[destination] = found
         self._changed(found, settings)
         return found
 
-    def _taken_over(self, destination: Pool, settings: BalancingSettings, name: str) -> BalancedPool:
+    def _taken_over(
+        self, destination: Pool, settings: BalancingSettings, name: str, before: Named | None
+    ) -> BalancedPool:
         members = members_of(destination.upstreams)
         places = frozenset((each.name, each.upstream.origin) for each in members)
-        before = self._named.get(name)
         if before is not None and before.places == places:
-            before.pool.change(members)
-            before.pool.configure(settings)
-            return before.pool
-        pool = BalancedPool(name, members, settings, emit=self._emit, after=before and before.pool)
-        self._named[name] = Named(places, pool)
+            pool = before.pool
+            pool.change(members)
+            pool.configure(settings)
+        else:
+            pool = BalancedPool(name, members, settings, emit=self._emit, after=before and before.pool)
+        self._named[name] = Named(destination, places, pool)
         return pool
 
     def _check(self, name: str, pool: BalancedPool, check: HealthCheck | None) -> None:
@@ -120,14 +131,14 @@ class StaticPools:
             loop.call_soon_threadsafe(checked.task.cancel)  # the table is changed by another loop's thread, maybe
 
     def __iter__(self) -> Iterator[BalancedPool]:
-        return iter(list(dict.fromkeys(self.made.values())))
+        return iter(dict.fromkeys([*self._made.values(), *(each.pool for each in self._named.values())]))
 
     def __contains__(self, name: str) -> bool:
         """Whether a route of that name has a pool."""
         return name in self._named
 
     def forget(self, names: Iterable[str]) -> None:
-        """Routes of these names are no more."""
+        """Routes of these names are no more, or lead to no upstreams."""
         for name in names:
             self._named.pop(name, None)
             self._named.pop(mirror_name(name), None)

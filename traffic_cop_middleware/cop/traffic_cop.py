@@ -456,11 +456,13 @@ class TrafficCop:
         self._check_balancing(action.balancing, f"route {route.name!r}")
 
     def _check_balancing(self, settings: BalancingSettings, where: str) -> None:
-        """See that there is what an affinity goes by."""
-        affinity = settings.affinity
-        if affinity == "session" and not self._has_sessions and not self._sessions_may_be_outside:
-            raise ConfigurationError(f"{where}: affinity='session' needs sessions. Write TrafficCop(session_secret=…)")
-        if affinity == "cookie" and not self._has_sessions:
+        """See that there is what it goes by."""
+        wanting = "affinity='session'" if settings.affinity == "session" else ""
+        if settings.hash_by.startswith("attribute:"):
+            wanting = f"hash_by={settings.hash_by!r}"
+        if wanting and not self._has_sessions and not self._sessions_may_be_outside:
+            raise ConfigurationError(f"{where}: {wanting} needs sessions. Write TrafficCop(session_secret=…)")
+        if settings.affinity == "cookie" and not self._has_sessions:
             raise ConfigurationError(
                 f"{where}: affinity='cookie' needs a secret that all workers share, so that the cookie tells nobody "
                 "else of an instance. Write TrafficCop(session_secret=…)"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from traffic_cop_middleware.abstractions.balancing.affinity_tokens import CookieOwner
 from traffic_cop_middleware.abstractions.balancing.instances import Instance
 from traffic_cop_middleware.abstractions.balancing.owners import StoredOwner
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.middleware.refusals import Answer
-from traffic_cop_middleware.middleware.tries import Tries
+from traffic_cop_middleware.middleware.tries import TOO_LATE, Tries
 
 TURNS = 4
 """Times that others may have been faster, before a request goes where it was to go."""
@@ -35,14 +37,24 @@ class OwnedTries(Tries):
             found = super().next() or await super().wait()
             if not isinstance(found, Instance):
                 return found
-            tried = [each.name for each in self._tried[:-1]]
-            if await self._owner.claim(found.name, tried) or not turns:
+            if await self._claim(found) or not turns:
+                if self._until is not None and monotonic() >= self._until:
+                    self.ended()  # nothing was sent
+                    return TOO_LATE
                 self._key = BalancingKey(self._owner.text, found.name)
                 return found
-            self.ended()  # nothing was sent
+            self.ended()
             self._attempt = None
             self._tried.pop()
             self._unreached -= bool(self._tried)  # nor did it knock anew
+
+    async def _claim(self, instance: Instance) -> bool:
+        """Whether the request may be sent to an instance; what finding out takes is not that one's time."""
+        start = monotonic()
+        mine = await self._owner.claim(instance.name, [each.name for each in self._tried[:-1]])
+        if self._attempt is not None:
+            self._attempt.began += monotonic() - start
+        return mine
 
     def retry(self, *, same: bool = False) -> Instance | None:
         """The owner again, where that will do: what it may have seen is asked nowhere else, for its session is here."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from starlette.types import Message, Scope, Send
 
 from traffic_cop_middleware.abstractions.balancing.affinity_tokens import AffinityTokens, CookieOwner
-from traffic_cop_middleware.abstractions.balancing.owners import StoredOwner
+from traffic_cop_middleware.abstractions.balancing.owners import Emit, StoredOwner
 from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 from traffic_cop_middleware.abstractions.balancing.settings import BalancingSettings
 from traffic_cop_middleware.abstractions.destinations import is_forwarded
@@ -44,19 +44,21 @@ class AffinityCookies:
         digest = hashlib.sha256(pool.encode("utf-8", "surrogatepass")).hexdigest()
         return replace(self._settings, name=f"{self._prefix}{NAME}-{digest[:8]}")
 
-    def named(self, scope: Scope, pool: BalancedPool) -> str | None:
-        """The instance that a request's cookie names, if it is there."""
+    def owner(self, scope: Scope, pool: BalancedPool, emit: Emit, *, id: str, text: str) -> CookieOwner:
+        """Whom a request's cookie names, if it brought one. `id` is its session's, `text` what it is hashed by."""
         values, _ = credentials(scope["headers"], self.settings_of(pool.name).cookie.encode("ascii"))
-        return self._tokens.named(pool, values[0].decode("latin-1")) if len(values) == 1 else None
+        token = values[0].decode("latin-1") if len(values) == 1 else ""
+        return CookieOwner(emit, pool, self._tokens.named(pool, token), token=token, id=id, text=text)
 
     def sending(self, send: Send, owner: CookieOwner) -> Send:
-        """`send` that gives the browser the cookie where the request went elsewhere than its own says."""
+        """`send` that gives the browser the cookie where its own says something else, or says it by a former key."""
 
         def send_with_cookie(message: Message) -> Awaitable[None]:
-            if message["type"] in STARTS and owner.instance is not None and owner.instance != owner.named:
+            if message["type"] in STARTS and owner.instance is not None:
                 token = self._tokens.token(owner.pool, owner.instance)
-                fields: list[Header] = [(b"set-cookie", self.settings_of(owner.pool.name).set(token, age=None))]
-                message = {**message, "headers": [*unshared(message.get("headers", ())), *fields]}
+                if token != owner.token:
+                    fields: list[Header] = [(b"set-cookie", self.settings_of(owner.pool.name).set(token, age=None))]
+                    message = {**message, "headers": [*unshared(message.get("headers", ())), *fields]}
             return send(message)
 
         return send_with_cookie
@@ -84,7 +86,7 @@ def owner_of(
     if pool.settings.affinity == "cookie":
         if cookies is None:
             return None
-        return CookieOwner(gateway.owners.emit, pool, cookies.named(scope, pool), id=id, text=text)
+        return cookies.owner(scope, pool, gateway.owners.emit, id=id, text=text)
     gateway.keeps_sessions = True
     if session is None or not id:
         return None

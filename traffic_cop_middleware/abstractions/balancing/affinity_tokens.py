@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from traffic_cop_middleware.abstractions.balancing.instances import Instance
@@ -20,8 +21,19 @@ from traffic_cop_middleware.abstractions.balancing.pool import BalancedPool
 
 SIZE = 16
 """Bytes of a token: no two instances of a pool have the same by chance."""
-MOST_FORMER = 1_000
-"""Tokens that are known on when instances come or go, so that it can be told whose owner went."""
+MOST_FORMER, MOST_POOLS = 1_000, 1_000
+"""Tokens of a pool's name that are known on when its instances come or go, so that it can be told whose owner went; and
+names of pools."""
+
+
+class Known(NamedTuple):
+    """The tokens of a pool with these instances."""
+
+    instances: Mapping[str, Instance]
+    named: Mapping[str, str]
+    """Instances by their tokens under any key, also of some that were here."""
+    tokens: Mapping[str, str]
+    """Tokens that are given out now, by instance."""
 
 
 class AffinityTokens:
@@ -29,39 +41,45 @@ class AffinityTokens:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
-        self._known: WeakKeyDictionary[BalancedPool, tuple[Mapping[str, Instance], dict[str, str]]]
-        self._known = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[BalancedPool, Known] = WeakKeyDictionary()
+        self._former: dict[str, Mapping[str, str]] = {}
+        """By name, for a pool with other instances may be another pool."""
 
     def token(self, pool: BalancedPool, instance: str) -> str:
         """The token of an instance."""
-        self._tokens(pool)  # who goes later is known to have been here
-        return _token(self._keys[0], pool.name, instance)
+        return self._of(pool).tokens.get(instance) or _token(self._keys[0], pool.name, instance)
 
     def named(self, pool: BalancedPool, token: str) -> str | None:
         """Which instance of a pool a token names: one that is there, or was; `None` for none that is known here."""
-        return self._tokens(pool).get(token)
+        return self._of(pool).named.get(token)
 
-    def _tokens(self, pool: BalancedPool) -> Mapping[str, str]:
+    def _of(self, pool: BalancedPool) -> Known:
         instances = pool.instances
         known = self._known.get(pool)
-        if known is None or known[0] is not instances:
-            former = dict(list(known[1].items())[-MOST_FORMER:]) if known is not None else {}
-            tokens = {_token(key, pool.name, name): name for key in self._keys for name in instances}
-            self._known[pool] = known = instances, former | tokens
-        return known[1]
+        if known is None or known.instances is not instances:
+            former = dict(list(self._former.pop(pool.name, {}).items())[-MOST_FORMER:])
+            tokens, *others = ({name: _token(key, pool.name, name) for name in instances} for key in self._keys)
+            for each in (*others, tokens):
+                former.update((token, name) for name, token in each.items())
+            known = self._known[pool] = Known(instances, former, tokens)
+            if len(self._former) >= MOST_POOLS:
+                self._former.pop(next(iter(self._former)), None)
+            self._former[pool.name] = former
+        return known
 
 
 class CookieOwner:
-    """The owner of one request's browser: `named` by its cookie, if it brought one that we know.
+    """The owner of one request's browser: `named` by its cookie's `token`, if it brought one that we know.
 
     `id` is the session's, for events; empty where there is none.
     """
 
-    def __init__(self, emit: Emit, pool: BalancedPool, named: str | None, *, id: str, text: str) -> None:
+    def __init__(self, emit: Emit, pool: BalancedPool, named: str | None, *, token: str, id: str, text: str) -> None:
         self.id = id
         self.pool = pool
         self.text = text
         self.named = named
+        self.token = token
         self.instance: str | None = None
         """Where the request went."""
         self._emit = emit

@@ -117,10 +117,11 @@ class HealthMarks:
     def obey(self, pool: BalancedPool) -> None:
         """Apply the marks to a pool: it has other instances, or there are other marks."""
         marks = self.of(pool)
+        well = "it answers its checks" if pool in self._checked else "it is checked no longer"
         with pool.together():
             for name in {*pool.unhealthy(), *marks}:
                 with contextlib.suppress(LookupError):  # it is not there; should it come, this is asked again
-                    pool.mark(name, healthy=name not in marks, reason=marks.get(name, "it answers its checks"))
+                    pool.mark(name, healthy=name not in marks, reason=marks.get(name, well))
 
     def of(self, pool: BalancedPool) -> Mapping[str, str]:
         """Why who is unhealthy."""

@@ -138,17 +138,18 @@ class StoredOwner:
                     used = self._ttl - route.expires_in
                     if used > self._ttl * RENEW_AFTER:
                         await self.renew()
-                    elif used < FRESH and route.instance not in self.pool.instances:
-                        await self._until_known(route.instance)
+                    else:
+                        await self._until_known(route)
         if self._away:
             self._named = self._owners.seen(id, service) or self._owners.hashed(id, self.pool)
 
-    async def _until_known(self, instance: str) -> None:
-        """Wait a little: another worker has just sent the session to an instance that this one has yet to hear of."""
-        for _ in range(LOOKS):
-            await asyncio.sleep(FRESH / LOOKS)
-            if instance in self.pool.instances:
-                return
+    async def _until_known(self, route: SessionRoute) -> None:
+        """Wait a little where another worker has just sent the session to one that is yet to be heard of here."""
+        if self._ttl - route.expires_in < FRESH:
+            for _ in range(LOOKS):
+                if route.instance in self.pool.instances:
+                    return
+                await asyncio.sleep(FRESH / LOOKS)
 
     async def claim(self, instance: str, tried: Collection[str]) -> bool:
         """Whether the request may be sent to an instance: it owns the session, or does so from now on.
@@ -164,6 +165,8 @@ class StoredOwner:
             self._owners.remember(self.id, self.pool.name, instance)
             self._named = instance
         elif self._route is None or self._route.instance != instance:
+            if self._route is not None:
+                await self._until_known(self._route)
             return False
         if before is not None and (recorded or self._away):
             tell_rerouted(self._owners.emit, self.id, self.pool, before, instance, tried=tried, recorded=recorded)

@@ -65,9 +65,9 @@ class BalancedPool(Roster):
         self._before: list[ref[BalancedPool]] = []
         self._after: list[ref[BalancedPool]] = []
         if after is not None:
-            self._follow(after)
+            self._follow(after, now)
             self._budget = after._budget
-            self._budget.share, self._budget.floor = self.settings.retry_share, self.settings.retry_floor
+            self._budget.configure(share=self.settings.retry_share, floor=self.settings.retry_floor)
             self._before = [each for each in (*after._before, ref(after)) if each() is not None]
             for each in self._before:
                 if (pool := each()) is not None:
@@ -264,11 +264,10 @@ class BalancedPool(Roster):
         now = self._clock()
         before, self.settings = self.settings, settings
         self._outliers.settings = settings
-        self._budget.configure(share=settings.retry_share, floor=settings.retry_floor)
+        if all(each() is None for each in self._after):  # else the budget is that one's to set
+            self._budget.configure(share=settings.retry_share, floor=settings.retry_floor)
         for each in self._instances.values():
-            each.tau = settings.tau
-            each.slow_until = min(each.slow_until, now + settings.slow_start)
-            each.ejected_until = min(each.ejected_until, now + settings.longest_ejection)
+            self._bound(each, now)
         if (before.policy, before.affinity, before.bound) != (settings.policy, settings.affinity, settings.bound):
             self._policy = policy_for(settings, self._random)
             self._policy.changed(tuple(self._instances.values()))

@@ -194,7 +194,13 @@ class Roster:
         else:
             self._settle(now)
 
-    def _follow(self, before: Roster) -> None:
+    def _bound(self, instance: Instance, now: float) -> None:
+        """Its times are no longer than the settings have them."""
+        instance.tau = self.settings.tau
+        instance.slow_until = min(instance.slow_until, now + self.settings.slow_start)
+        instance.ejected_until = min(instance.ejected_until, now + self.settings.longest_ejection)
+
+    def _follow(self, before: Roster, now: float) -> None:
         """Begin with what another roster knows of its instances, which tells no more of them: this one does.
 
         Both have copies of their own, so either goes on by itself.
@@ -204,7 +210,8 @@ class Roster:
         self._panic = before._panic
         for name, each in before._instances.items():
             mine = self._instances[name] = copy(each)
-            mine.tau, mine.candidate = self.settings.tau, False
+            mine.candidate = False
+            self._bound(mine, now)
         before._emit = _nobody_hears
 
     def _same(self, instance: Instance) -> Instance | None:
