@@ -89,16 +89,31 @@ def _signature(value: Any) -> str:
     return f"({first}{star}{rest.replace('*, ', '')})"
 
 
+def _own(value: type) -> tuple[list[type], dict[str, Any]]:
+    """The bases and members of a class. What the files of `cop/` put together to one class is one class here."""
+    bases: list[type] = []
+    members: dict[str, Any] = {}
+    for base in value.__bases__:
+        if base.__module__.startswith("traffic_cop_middleware.cop."):
+            inherited, theirs = _own(base)
+            bases += [each for each in inherited if each not in bases]
+            members = theirs | members
+        else:
+            bases.append(base)
+    return bases, members | vars(value)
+
+
 def public_api() -> list[str]:
     """Every public name with its signature, as `docs/api.md` has it."""
     lines = []
     for name in sorted(traffic_cop_middleware.__all__):
         value = getattr(traffic_cop_middleware, name)
         if inspect.isclass(value):
-            lines.append(f"class {name}({', '.join(base.__name__ for base in value.__bases__)})")
+            bases, members = _own(value)
+            lines.append(f"class {name}({', '.join(base.__name__ for base in bases)})")
             if not issubclass(value, Exception):
                 lines.append(f"    __init__{_signature(value)}")
-                for member, each in sorted(vars(value).items()):
+                for member, each in sorted(members.items()):
                     if member.startswith("_"):
                         continue
                     if inspect.isfunction(each):
@@ -110,6 +125,11 @@ def public_api() -> list[str]:
         else:
             lines.append(f"{name}: {type(value).__name__}")
     return lines
+
+
+def test_the_cop_takes_the_kwargs_that_type_checkers_are_told_of() -> None:
+    taken = [name for name in inspect.signature(traffic_cop_middleware.TrafficCop).parameters if name != "unknown"]
+    assert sorted(taken) == sorted(CopSettings.__annotations__)
 
 
 def test_the_public_names_are_those_of_the_docs() -> None:

@@ -11,6 +11,7 @@ from traffic_cop_middleware.abstractions.balancing.management import BALANCING
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.opened import LIMITS
+from traffic_cop_middleware.cop.needs import Needs
 from traffic_cop_middleware.cop.settings import (
     BackendKwargs,
     MetricsKwargs,
@@ -26,9 +27,13 @@ from traffic_cop_middleware.middleware.live_routes import ROUTES
 from traffic_cop_middleware.middleware.stack import Stack
 
 
+class _LimitsNeeds(Needs):
+    sessions_may_be_outside = True
+
+
 class _LimitsAlone(TrafficCop):
+    _needs_of_part = _LimitsNeeds
     _keeps_state = False
-    _sessions_may_be_outside = True
     _kinds = frozenset({LIMITS})
 
 
@@ -37,19 +42,23 @@ class _SessionsAlone(TrafficCop):
     _kinds: frozenset[str] = frozenset()
 
 
-class _RoutesAlone(TrafficCop):
-    _keeps_state = False
-    _sessions_may_be_outside = True
-    _kinds = frozenset({ROUTES, BALANCING, HEALTH})
+class _RoutesNeeds(Needs):
+    sessions_may_be_outside = True
 
-    def _check_route(self, route: GatewayRoute) -> None:
+    def check_route(self, route: GatewayRoute) -> None:
         action = action_of(route)
         wants = "limits=…" if action.limits else "cors=…" if action.cors is not None else ""
         if wants:
             raise ConfigurationError(
                 f"route {route.name!r}: {wants} is not for RoutingMiddleware alone. Write TrafficCop(proxy_routes=[…])"
             )
-        self._check_balancing(action.balancing, f"route {route.name!r}")
+        self.check_balancing(action.balancing, f"route {route.name!r}")
+
+
+class _RoutesAlone(TrafficCop):
+    _needs_of_part = _RoutesNeeds
+    _keeps_state = False
+    _kinds = frozenset({ROUTES, BALANCING, HEALTH})
 
 
 class _MetricsAlone(TrafficCop):
@@ -74,7 +83,7 @@ class RateLimitMiddleware(Stack):
             f"limits_{name}" if name in ("fields", "x_headers", "on_refusal") else name: value
             for name, value in settings.items()
         }
-        _LimitsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _LimitsAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class SessionMiddleware(Stack):
@@ -97,7 +106,7 @@ class SessionMiddleware(Stack):
             )
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
-        _SessionsAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _SessionsAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class RoutingMiddleware(Stack):
@@ -115,7 +124,7 @@ class RoutingMiddleware(Stack):
         refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
         shared = BackendKwargs.__annotations__
         prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
-        _RoutesAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _RoutesAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class MetricsMiddleware(Stack):
@@ -136,11 +145,10 @@ class MetricsMiddleware(Stack):
         prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
         # Nobody could ask for a history, there is no cop at hand; but insights come out of it.
         told = settings.get("on_insight") is not None or settings.get("webhook") is not None
-        _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._stack(self, app, self.traffic_cop_layer)
+        _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class _PromotionAlone(TrafficCop):
-    _promotion_alone = True
     _kinds: frozenset[str] = frozenset()
 
 
@@ -161,4 +169,4 @@ class PromotionMiddleware(Stack):
         refuse_unknown("PromotionMiddleware", PromotionKwargs.__annotations__, settings)
         own = ("hooks", "preset", "critical_fields", "critical_types", "preferences", "file_bytes", "hook_timeout")
         prefixed: Any = {f"promotion_{name}" if name in own else name: value for name, value in settings.items()}
-        _PromotionAlone(**prefixed)._stack(self, app, self.traffic_cop_layer)
+        _PromotionAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
