@@ -25,7 +25,7 @@ from traffic_cop_middleware.middleware.session_endpoints import endpoints
 
 
 class Management:
-    """The parts of a cop by name. Each is open inside of a request, or of the app's lifespan."""
+    """The parts of a cop by name, as each is open on the running event loop."""
 
     _parts: Parts
     _needs: Needs
