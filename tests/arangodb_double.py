@@ -30,10 +30,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.doubles import HttpDouble
 from traffic_cop_middleware.adapters.arangodb.link import QUERIES
 
 Document = dict[str, Any]
@@ -287,7 +288,7 @@ class Transaction:
                 collections[name].pop(key, None)
 
 
-class ArangoDouble:
+class ArangoDouble(HttpDouble):
     """The server. `user` and `password` are those of its one database."""
 
     def __init__(self, *, user: str = "root", password: str = "pass:word/ü", database: str = "app") -> None:
@@ -304,52 +305,15 @@ class ArangoDouble:
         """What the next queries of a name are answered."""
         self.poison: Callable[[Document], bool] = lambda item: False
         """Items that it refuses to store."""
-        self._thawed = threading.Event()
-        self._thawed.set()
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._cursors: dict[str, list[Any]] = {}
         self._transactions: dict[str, Transaction] = {}
-        double = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-            wbufsize = -1
-
-            def handle_any(self) -> None:
-                double.answer(self)
-
-            do_GET = do_POST = do_PUT = do_DELETE = handle_any
-
-            def log_message(self, format: str, *args: object) -> None:
-                """The tests say what went wrong."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def place(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__()
 
     @property
     def url(self) -> str:
         return f"arangodb://{self.user}:pass%3Aword%2F%C3%BC@{self.place}/{self.database}"
-
-    def close(self) -> None:
-        self.thaw()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-    def freeze(self) -> None:
-        """From now on it takes connections and requests, and answers none until `thaw`."""
-        self._thawed.clear()
-
-    def thaw(self) -> None:
-        self._thawed.set()
 
     def expire(self) -> int:
         """Do what TTL indexes do in the background; how many documents went."""
@@ -382,13 +346,12 @@ class ArangoDouble:
         if lost:
             return
         said = json.dumps({"error": False, "code": status} | answer).encode()
-        with contextlib.suppress(OSError):  # who asked has given up
-            request.send_response(status)
-            request.send_header("content-type", "application/json; charset=utf-8")
-            request.send_header("content-length", str(len(said)))
-            request.end_headers()
-            request.wfile.write(said)
-            request.wfile.flush()
+        request.send_response(status)
+        request.send_header("content-type", "application/json; charset=utf-8")
+        request.send_header("content-length", str(len(said)))
+        request.end_headers()
+        request.wfile.write(said)
+        request.wfile.flush()
 
     def _check(self, request: BaseHTTPRequestHandler) -> None:
         right = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -491,11 +454,6 @@ class ArangoDouble:
         return answer
 
 
-@contextlib.contextmanager
-def running_double(**options: str) -> Iterator[ArangoDouble]:
+def running_double(**options: str) -> contextlib.AbstractContextManager[ArangoDouble]:
     """A double, closed afterwards."""
-    double = ArangoDouble(**options)
-    try:
-        yield double
-    finally:
-        double.close()
+    return contextlib.closing(ArangoDouble(**options))

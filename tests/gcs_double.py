@@ -28,13 +28,15 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import google_crc32c
+
+from tests.doubles import HttpDouble
 
 Fault = int | Literal["lost", "dropped", "cut", "corrupt", "part"]
 """What becomes of a request: a status that it is refused with; done, and the connection closed in place of a reply
@@ -94,7 +96,7 @@ class Upload:
         self.answer: dict[str, Any] | None = None
 
 
-class GcsDouble:
+class GcsDouble(HttpDouble):
     """The server, with one bucket."""
 
     def __init__(self, bucket: str = "files") -> None:
@@ -109,53 +111,19 @@ class GcsDouble:
         """The Authorization fields that came."""
         self.outage: int | None = None
         """A status that everything is answered with."""
-        self._thawed = threading.Event()
-        self._thawed.set()
         self._lock = threading.RLock()
         self._generations = itertools.count(time.time_ns() // 1000)
         self._ids = itertools.count(1)
-        double = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-            wbufsize = -1
-
-            def handle_any(self) -> None:
-                with contextlib.suppress(OSError):  # who asked has given up
-                    double.answer(self)
-
-            do_GET = do_POST = do_PUT = do_DELETE = handle_any
-
-            def log_message(self, format: str, *args: object) -> None:
-                """The tests say what went wrong."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        super().__init__()
 
     @property
     def endpoint(self) -> str:
         """What STORAGE_EMULATOR_HOST is to be."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self.place}"
 
     @property
     def url(self) -> str:
         return f"gs://{self.bucket}/some/where"
-
-    def close(self) -> None:
-        self.thaw()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-    def freeze(self) -> None:
-        """From now on it takes connections and requests, and answers none until `thaw`."""
-        self._thawed.clear()
-
-    def thaw(self) -> None:
-        self._thawed.set()
 
     def forget_uploads(self) -> None:
         """What becomes of resumable uploads after a week."""
@@ -381,11 +349,6 @@ def multipart(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
     return asked, content
 
 
-@contextlib.contextmanager
-def running_double(bucket: str = "files") -> Iterator[GcsDouble]:
+def running_double(bucket: str = "files") -> contextlib.AbstractContextManager[GcsDouble]:
     """A double, closed afterwards."""
-    double = GcsDouble(bucket)
-    try:
-        yield double
-    finally:
-        double.close()
+    return contextlib.closing(GcsDouble(bucket))

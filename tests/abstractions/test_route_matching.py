@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traffic_cop_middleware.abstractions import route_matching
+from traffic_cop_middleware.abstractions import route_trie
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute, gateway_route
 from traffic_cop_middleware.abstractions.route_matching import GatewayTable, params
 from traffic_cop_middleware.errors import ConfigurationError
@@ -186,7 +186,7 @@ def test_a_changed_table_is_as_one_built_anew(
     routes: list[GatewayRoute], changes: list[list[GatewayRoute | str]], requests: list[Asked], narrow: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(route_matching, "NARROW", narrow)
+        patch.setattr(route_trie, "NARROW", narrow)
         content = {route.name: route for route in routes}
         table = GatewayTable(routes)
         seen = []

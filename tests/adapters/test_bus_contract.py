@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -11,18 +9,14 @@ import pytest
 import pytest_asyncio
 import trio
 
+from tests.adapters.crews import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.bus import MOST_ANSWERS, MemoryBus
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import Message, MessageBus
 from traffic_cop_middleware.errors import StoreError
 from traffic_cop_middleware.testing import MessageBusContract
 from traffic_cop_middleware.testing.bus_contract import Hearing
-
-DEADLINE = 30.0
-"""Seconds: generous, for this suite asks what is told, not how fast."""
-WORKERS = 3
 
 
 class TestMemory(MessageBusContract):
@@ -33,15 +27,8 @@ class TestMemory(MessageBusContract):
 
 class OnRedis(MessageBusContract):
     async def opened(self, url: str) -> AsyncIterator[Sequence[MessageBus]]:
-        namespace = f"bus-{secrets.token_hex(4)}"
-        async with contextlib.AsyncExitStack() as stack:
-            buses = []
-            for _ in range(WORKERS):
-                backend = open_redis(url, namespace=namespace, deadline=DEADLINE, notify=lambda event: None)
-                await backend.connect(patience=DEADLINE)
-                stack.push_async_callback(backend.close)
-                buses.append(backend.bus)
-            yield buses
+        async with workers(url) as backends:
+            yield [backend.bus for backend in backends]
 
 
 class TestFakeRedis(OnRedis):

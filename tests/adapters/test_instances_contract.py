@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-import pytest_asyncio
 
+from tests.adapters.crews import OnFakeRedis, workers
 from tests.adapters.load import poll
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.adapters.redis.cluster_link import ClusterLink
 from traffic_cop_middleware.contracts import MICRO, InstanceStore
 from traffic_cop_middleware.contracts.registry import MOST_HOLDERS
@@ -32,10 +29,6 @@ from traffic_cop_middleware.testing.instance_contract import (
     registered,
     unregistered,
 )
-
-DEADLINE = 10.0
-"""Seconds: generous, for this suite asks who is listed, not how fast."""
-WORKERS = 3
 
 SHIFT = """
 -- Bring all ends in a sorted set nearer by so many microseconds: this server's clock can't be moved.
@@ -57,20 +50,6 @@ class TestMemory(InstanceStoreContract):
             fake_clock.advance(seconds)
 
         return elapse
-
-
-@contextlib.asynccontextmanager
-async def workers(url: str, *, deadline: float = DEADLINE) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"instances-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(WORKERS):
-            backend = open_redis(url, namespace=namespace, deadline=deadline, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
 
 
 async def shift(backend: RedisBackend, seconds: float) -> None:
@@ -95,17 +74,8 @@ class OnRedis(InstanceStoreContract):
         return elapse
 
 
-class TestFakeRedis(OnRedis):
-    @pytest_asyncio.fixture
-    async def backends(self, fake_redis_url: str) -> AsyncIterator[list[RedisBackend]]:
-        async with workers(fake_redis_url) as opened:
-            yield opened
-
-
-@pytest_asyncio.fixture
-async def backends(redis_server: RedisServer) -> AsyncIterator[list[RedisBackend]]:
-    async with workers(redis_server.url) as opened:
-        yield opened
+class TestFakeRedis(OnFakeRedis, OnRedis):
+    """On fakeredis, by the fixture `backends`."""
 
 
 class TestRedis(OnRedis):

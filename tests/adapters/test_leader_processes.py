@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll
-from tests.adapters.test_leases_contract import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.abstractions.leader import Leader
 from traffic_cop_middleware.adapters.redis import RedisBackend

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 
 import pytest
-import pytest_asyncio
 
+from tests.adapters.crews import OnFakeRedis, workers
 from tests.adapters.load import poll
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory import leases as memory_leases
 from traffic_cop_middleware.adapters.redis import RedisBackend
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import LeaseStore
 from traffic_cop_middleware.contracts.leases import passes
 from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock, LeaseStoreContract
 from traffic_cop_middleware.testing.lease_contract import NAME, TTL, Elapse, acquired, given, released
-
-DEADLINE = 5.0
-"""Seconds: generous, for this suite asks who has it, not how fast."""
-WORKERS = 3
 
 SHIFT = """
 -- Bring the end of a lease nearer by so many microseconds: this server's clock can't be moved.
@@ -57,20 +50,6 @@ class TestMemory(LeaseStoreContract):
         return elapse
 
 
-@contextlib.asynccontextmanager
-async def workers(url: str, *, deadline: float = DEADLINE) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"leases-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(WORKERS):
-            backend = open_redis(url, namespace=namespace, deadline=deadline, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
-
-
 def key_of(backend: RedisBackend, name: str = NAME) -> str:
     return backend.leases._keys(name)[0]
 
@@ -93,17 +72,8 @@ class OnRedis(LeaseStoreContract):
         return elapse
 
 
-class TestFakeRedis(OnRedis):
-    @pytest_asyncio.fixture
-    async def backends(self, fake_redis_url: str) -> AsyncIterator[list[RedisBackend]]:
-        async with workers(fake_redis_url) as opened:
-            yield opened
-
-
-@pytest_asyncio.fixture
-async def backends(redis_server: RedisServer) -> AsyncIterator[list[RedisBackend]]:
-    async with workers(redis_server.url) as opened:
-        yield opened
+class TestFakeRedis(OnFakeRedis, OnRedis):
+    """On fakeredis, by the fixture `backends`."""
 
 
 class TestRedis(OnRedis):
@@ -205,7 +175,7 @@ async def test_a_lease_is_one_key_with_a_hash_tag_and_outlives_its_end_for_a_mon
     lease = await given(backend.leases, "a")
     keys = [key.decode() for key in await backend.link.ask("KEYS", "*lease:*")]
     assert keys == [key_of(backend)]
-    assert keys[0].startswith("leases-")
+    assert keys[0].startswith("crew-")
     assert keys[0].endswith(":{lease:sweep}")
     for _ in range(2):
         assert 0 < await backend.link.ask("TTL", keys[0]) - 30 * 86_400 <= TTL

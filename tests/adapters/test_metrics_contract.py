@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
 
+from tests.adapters.crews import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
 from traffic_cop_middleware.adapters.redis import metrics as redis_metrics
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import Flush, MetricsStore
 from traffic_cop_middleware.testing import MetricsStoreContract
 from traffic_cop_middleware.testing.metrics_contract import flush
-
-DEADLINE = 10.0
-WORKERS = 3
 
 
 class TestMemory(MetricsStoreContract):
     @pytest.fixture
     def stores(self) -> Sequence[MetricsStore]:
         return [MemoryBackend().metrics]
-
-
-@contextlib.asynccontextmanager
-async def workers(url: str) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"metrics-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(WORKERS):
-            backend = open_redis(url, namespace=namespace, deadline=DEADLINE, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
 
 
 class TestFakeRedis(MetricsStoreContract):
@@ -69,7 +50,7 @@ async def test_every_key_is_in_one_slot_and_runs_out_by_itself(backend: RedisBac
     assert await backend.metrics.retire((await backend.metrics.totals()).record, b"record", {"a": 1, "b": 1})
     await backend.metrics.seal("1m:0", b"sealed", 1)
     await backend.metrics.seal("1m:1", b"of nobody", 0)
-    found = {key: await backend.link.ask("TTL", key) for key in await backend.link.ask("KEYS", "metrics-*{metrics}*")}
+    found = {key: await backend.link.ask("TTL", key) for key in await backend.link.ask("KEYS", "crew-*{metrics}*")}
     names = {key.decode().partition("{metrics}:")[2] for key in found}
     assert names == {"live", "gone:a", "gone:b", "10s:5", "1m:0", "tail:0"}
     assert all(ttl > 0 for ttl in found.values())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -12,40 +10,22 @@ import pytest
 import pytest_asyncio
 import trio
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.adapters.redis import records as redis_records
 from traffic_cop_middleware.contracts import Changes, RecordStore
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
 from traffic_cop_middleware.testing import RecordStoreContract
 from traffic_cop_middleware.testing.record_contract import Follower, changed, read, written
 
-DEADLINE = 5.0
-"""Seconds: generous, for this suite asks what is kept, not how fast."""
-WORKERS = 3
-
 
 class TestMemory(RecordStoreContract):
     @pytest.fixture
     def stores(self) -> Sequence[RecordStore]:
         return [MemoryBackend().records]
-
-
-@contextlib.asynccontextmanager
-async def workers(url: str, *, deadline: float = DEADLINE) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"records-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(WORKERS):
-            backend = open_redis(url, namespace=namespace, deadline=deadline, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
 
 
 class TestFakeRedis(RecordStoreContract):
@@ -103,12 +83,6 @@ def test_threads_that_share_records_in_memory_lose_no_change() -> None:
 # Redis alone
 
 
-@pytest_asyncio.fixture
-async def backends(redis_server: RedisServer) -> AsyncIterator[list[RedisBackend]]:
-    async with workers(redis_server.url) as opened:
-        yield opened
-
-
 def keys_of(backend: RedisBackend) -> list[str]:
     return backend.records._keys("routes")
 
@@ -120,7 +94,7 @@ async def test_all_keys_of_a_kind_share_a_slot_and_begin_with_the_namespace(back
     await written(backend.records, {"b": None})
     keys = [key.decode() for key in await backend.link.ask("KEYS", "*{records:routes}*")]
     assert sorted(keys) == sorted(keys_of(backend))
-    assert all(key.startswith("records-") and key.split(":", 1)[1].startswith("{records:routes}:") for key in keys)
+    assert all(key.startswith("crew-") and key.split(":", 1)[1].startswith("{records:routes}:") for key in keys)
     assert [await backend.link.ask("TTL", key) for key in keys] == [-1] * 5
 
 

@@ -40,6 +40,7 @@ from tests.servers import RedisServer, free_port, running_redis
 from traffic_cop_middleware import ConfigurationError, TrafficCop
 from traffic_cop_middleware.adapters import redis as adapter
 from traffic_cop_middleware.adapters.redis import link as link_module
+from traffic_cop_middleware.adapters.redis import opening
 from traffic_cop_middleware.contracts import Event, Take
 from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavailable
 
@@ -47,7 +48,7 @@ from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavail
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a scenario on asyncio's own loop and on uvloop; what it leaks is a warning, and so a failure."""
-    monkeypatch.setattr(link_module, "CONNECT_DEADLINE", 30.0)  # a slow machine is no outage
+    monkeypatch.setattr(opening, "CONNECT_DEADLINE", 30.0)  # a slow machine is no outage
     yield partial(run_on, LOOPS[request.param])
     gc.collect()
 

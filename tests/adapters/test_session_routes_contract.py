@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.memory.session_routes import MemorySessionRoutes
 from traffic_cop_middleware.adapters.redis import RedisBackend
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.contracts import SessionRouteStore
 from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.testing import FakeClock, SessionRouteStoreContract
-
-DEADLINE = 30.0
-"""Seconds: generous, for this suite asks what a store decides, not how fast."""
-WORKERS = 3
 
 
 class TestMemory(SessionRouteStoreContract):
@@ -34,20 +28,6 @@ class TestMemory(SessionRouteStoreContract):
 
     async def elapse(self, seconds: float) -> None:
         self.clock.advance(seconds)
-
-
-@contextlib.asynccontextmanager
-async def workers(url: str) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"routes-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(WORKERS):
-            backend = open_redis(url, namespace=namespace, deadline=DEADLINE, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
 
 
 class OnRedis(SessionRouteStoreContract):
@@ -99,12 +79,6 @@ def test_memory_forgets_a_session_with_its_last_route() -> None:
 
 
 # Redis alone
-
-
-@pytest_asyncio.fixture
-async def backends(redis_server: RedisServer) -> AsyncIterator[list[RedisBackend]]:
-    async with workers(redis_server.url) as opened:
-        yield opened
 
 
 def key_of(backend: RedisBackend, id: str) -> str:

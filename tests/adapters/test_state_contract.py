@@ -5,26 +5,20 @@ Not on fakeredis: it has no CLIENT TRACKING, and hangs up where a script hears t
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
 
+from tests.adapters.crews import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.adapters.redis import RedisBackend
-from traffic_cop_middleware.adapters.redis import open as open_redis
 from traffic_cop_middleware.adapters.redis import state as redis_state
 from traffic_cop_middleware.contracts import Item, StateStore
 from traffic_cop_middleware.testing import FakeClock, OutboxContract, StateStoreContract
 from traffic_cop_middleware.testing.outbox_contract import Filling
 from traffic_cop_middleware.testing.state_asking import Elapse
-
-DEADLINE = 5.0
-"""Seconds: generous, for this suite asks what is kept, not how fast."""
-WORKERS = 3
 
 
 class TestMemory(StateStoreContract):
@@ -38,20 +32,6 @@ class TestMemory(StateStoreContract):
             fake_clock.advance(seconds)
 
         return elapse
-
-
-@contextlib.asynccontextmanager
-async def workers(url: str, *, number: int = WORKERS, deadline: float = DEADLINE) -> AsyncIterator[list[RedisBackend]]:
-    """The backends of several workers, on keys of their own."""
-    namespace = f"state-{secrets.token_hex(4)}"
-    async with contextlib.AsyncExitStack() as stack:
-        backends = []
-        for _ in range(number):
-            backend = open_redis(url, namespace=namespace, deadline=deadline, notify=lambda event: None)
-            await backend.connect(patience=DEADLINE)
-            stack.push_async_callback(backend.close)
-            backends.append(backend)
-        yield backends
 
 
 class TestRedis(StateStoreContract):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.crews import workers
 from tests.adapters.load import LOOPS, poll
-from tests.adapters.test_state_contract import workers
 from tests.servers import RedisServer, running_redis
 from traffic_cop_middleware.adapters.redis import RedisBackend, state_tracking
 from traffic_cop_middleware.adapters.redis import open as open_redis

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll
-from tests.adapters.test_state_contract import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware.adapters.redis import RedisBackend, state_outbox
 from traffic_cop_middleware.adapters.redis import state as redis_state
@@ -524,7 +524,7 @@ def commands_of_the_readme() -> list[str]:
 
 @pytest.mark.asyncio
 async def test_a_user_who_may_do_what_the_readme_says_needs_no_more_for_state(redis_server: RedisServer) -> None:
-    words = [word.replace("tc:", "state-") for word in commands_of_the_readme()]
+    words = [word.replace("tc:", "crew-") for word in commands_of_the_readme()]
     assert "+xreadgroup" in words
     redis_server.command("ACL", "SETUSER", "app", "on", ">secret", "resetchannels", *words)
     try:
@@ -558,7 +558,7 @@ async def test_a_user_who_may_do_what_the_readme_says_needs_no_more_for_state(re
 
 @pytest.mark.asyncio
 async def test_a_user_who_may_not_read_items_loses_nothing_of_the_outbox(redis_server: RedisServer) -> None:
-    words = [word.replace("tc:", "state-") for word in commands_of_the_readme() if word != "+getrange"]
+    words = [word.replace("tc:", "crew-") for word in commands_of_the_readme() if word != "+getrange"]
     redis_server.command("ACL", "SETUSER", "app", "on", ">secret", "resetchannels", *words)
     try:
         async with workers(redis_server.url.replace("//", "//app:secret@"), number=1) as (backend,):

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from tests.files.houses import FileState, file_state, local
+from tests.files.houses import FileState, file_state
 from tests.files.saga_checks import check_nothing_is_left_over, names_of, steps_of, waiting
 from tests.files.workers import KILLED, Nursery, Workers
-from tests.servers import RedisServer
 from traffic_cop_middleware.abstractions.promotion.settings import PromotionSettings
 from traffic_cop_middleware.contracts import StateKey
 from traffic_cop_middleware.contracts.state import MOST_STATE
@@ -41,11 +40,6 @@ CASES = {
 }
 STEPS = [(name, *step) for name, case in CASES.items() for step in steps_of(case.calls)]
 NAMES = [f"{name}-{each}" for name, case in CASES.items() for each in names_of(case.calls)]
-
-
-@pytest.fixture
-def where(redis_server: RedisServer, tmp_path: Path) -> tuple[str, ...]:
-    return redis_server.url, *local(tmp_path)
 
 
 @pytest.fixture

@@ -3,17 +3,14 @@ given up, the state is intact, and the same call succeeds."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-import pytest_asyncio
 
-from tests.files.houses import FileState, file_state, local
+from tests.files.houses import FileState
 from tests.files.saga_checks import check_nothing_is_left_over, names_of, steps_of
-from tests.files.workers import KILLED, Nursery, Workers
-from tests.servers import RedisServer
+from tests.files.workers import KILLED, Workers
 from traffic_cop_middleware.contracts.state import MOST_STATE
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis_server]
@@ -76,22 +73,6 @@ CASES = {
 }
 STEPS = [(name, *step) for name, case in CASES.items() for step in steps_of(case.calls)]
 NAMES = [f"{name}-{each}" for name, case in CASES.items() for each in names_of(case.calls)]
-
-
-@pytest.fixture
-def where(redis_server: RedisServer, tmp_path: Path) -> tuple[str, ...]:
-    return redis_server.url, *local(tmp_path)
-
-
-@pytest.fixture
-def workers(nursery: Nursery, where: tuple[str, ...], tmp_path: Path) -> Workers:
-    return Workers(nursery, tmp_path, where)
-
-
-@pytest_asyncio.fixture
-async def house(where: tuple[str, ...]) -> AsyncIterator[FileState]:
-    async with file_state(*where) as each:
-        yield each
 
 
 async def prepared(house: FileState, case: Case) -> list[Any]:

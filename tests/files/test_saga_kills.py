@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.files.houses import FileState, file_state, local
+from tests.files.houses import FileState
 from tests.files.saga_checks import (
     CALLS,
     check,
@@ -21,8 +18,7 @@ from tests.files.saga_checks import (
     waiting,
     written,
 )
-from tests.files.workers import KILLED, Nursery, Workers, until_stopped
-from tests.servers import RedisServer
+from tests.files.workers import KILLED, Workers, until_stopped
 from traffic_cop_middleware.abstractions.files.naming import content_of
 from traffic_cop_middleware.abstractions.json_texts import dumps
 from traffic_cop_middleware.contracts import StateKey
@@ -32,22 +28,6 @@ from traffic_cop_middleware.errors import ConfigurationError
 pytestmark = [pytest.mark.asyncio, pytest.mark.redis_server]
 
 AT_ONCE = ("state.write", *CALLS[1:7])
-
-
-@pytest.fixture
-def where(redis_server: RedisServer, tmp_path: Path) -> tuple[str, ...]:
-    return redis_server.url, *local(tmp_path)
-
-
-@pytest.fixture
-def workers(nursery: Nursery, where: tuple[str, ...], tmp_path: Path) -> Workers:
-    return Workers(nursery, tmp_path, where)
-
-
-@pytest_asyncio.fixture
-async def house(where: tuple[str, ...]) -> AsyncIterator[FileState]:
-    async with file_state(*where) as each:
-        yield each
 
 
 async def test_the_external_calls_of_the_saga_are_these(house: FileState, workers: Workers) -> None:

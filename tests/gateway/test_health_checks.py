@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.adapters.load import poll, started
-from tests.gateway.test_services import Worker, backend
+from tests.gateway.test_services import Worker
 from tests.servers import RedisServer
 from traffic_cop_middleware import ConfigurationError, HealthCheck, Redirect, Registration, Service, route
 from traffic_cop_middleware.abstractions.balancing.checks import Checker, HealthMarks
@@ -32,8 +32,6 @@ from traffic_cop_middleware.composition.gateway import open_transport
 from traffic_cop_middleware.contracts import Lease
 from traffic_cop_middleware.errors import StoreUnavailable
 from traffic_cop_middleware.middleware.route_records import route_from, route_record
-
-__all__ = ["backend"]
 
 pytestmark = pytest.mark.asyncio
 NUMBERS = itertools.count()

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from starlette.applications import Starlette
 
 from tests.adapters.load import poll, started
@@ -102,15 +101,6 @@ async def workers(backend: str, **settings: Any) -> AsyncIterator[tuple[Worker, 
     async with started(one.app) as first, started(other.app) as second:
         assert [first["type"], second["type"]] == ["lifespan.startup.complete"] * 2
         yield one, other
-
-
-@pytest_asyncio.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis_server)])
-async def backend(request: pytest.FixtureRequest) -> str:
-    """The URL of a backend that cops of this process share."""
-    if request.param == "memory":
-        return f"memory://services-{next(NUMBERS)}"
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return server.url
 
 
 def announced(each: Answering, backend: str, **settings: Any) -> Registration:

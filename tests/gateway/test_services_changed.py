@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.adapters.load import poll, started
-from tests.gateway.test_services import Worker, announced, backend
+from tests.gateway.test_services import Worker, announced
 from tests.middleware.upstreams import services
 from tests.registry.stores import Registry
 from traffic_cop_middleware import BalancingSettings, ConfigurationError, HealthCheck, Service
@@ -23,8 +23,6 @@ from traffic_cop_middleware.contracts import Instance
 from traffic_cop_middleware.contracts.balancing import BalancingKey
 from traffic_cop_middleware.contracts.records import MOST_VALUE
 from traffic_cop_middleware.testing import FakeClock
-
-__all__ = ["backend"]
 
 pytestmark = pytest.mark.asyncio
 BILLING = Service("billing")

@@ -18,7 +18,6 @@ from starlette.routing import Route
 from tests.adapters.load import poll, started
 from tests.asgi import http_scope
 from tests.gateway.raw import OK, upstream
-from tests.gateway.test_services import backend
 from tests.middleware.test_session_round_trips import Wire
 from tests.middleware.upstreams import Service as Answering
 from tests.middleware.upstreams import services
@@ -41,8 +40,6 @@ from traffic_cop_middleware.adapters.redis.buckets import SHA as TAKE
 from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.adapters.redis.session_routes import INDEX, ROUTE
 from traffic_cop_middleware.errors import StoreUnavailable
-
-__all__ = ["backend"]
 
 pytestmark = pytest.mark.asyncio
 NUMBERS = itertools.count()

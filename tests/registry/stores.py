@@ -1,6 +1,11 @@
-"""A registry in a test's hands: away, emptied, and back."""
+"""A registry in a test's hands: away, emptied, and back; and what runs beside it."""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from traffic_cop_middleware.adapters.memory.instances import MemoryInstances
 from traffic_cop_middleware.contracts import Instance, Instances
@@ -39,3 +44,20 @@ class Registry:
 
     async def figures(self) -> dict[str, int]:
         return dict(self._reached().figures())
+
+
+class Runs(Protocol):
+    """What watches or announces."""
+
+    async def run(self) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def running(job: Runs) -> AsyncIterator[None]:
+    task = asyncio.create_task(job.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.adapters.load import poll
-from tests.registry.stores import Registry
+from tests.registry.stores import Registry, running
 from traffic_cop_middleware.abstractions.registry import announcing
 from traffic_cop_middleware.abstractions.registry.announcing import TOPIC, Announcer
 from traffic_cop_middleware.adapters.memory import MemoryBackend
@@ -43,17 +41,6 @@ class Counting(Registry):
 @pytest.fixture
 def registry(fake_clock: FakeClock) -> Counting:
     return Counting(fake_clock)
-
-
-@contextlib.asynccontextmanager
-async def running(announcer: Announcer) -> AsyncIterator[None]:
-    task = asyncio.create_task(announcer.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
 
 
 async def names(registry: Registry) -> list[str]:

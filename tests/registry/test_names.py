@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.load import poll
-from tests.registry.test_watching import running
+from tests.registry.stores import running
 from traffic_cop_middleware.abstractions.registry.names import DnsWatch
 from traffic_cop_middleware.adapters.resolving import SystemResolver
 from traffic_cop_middleware.contracts import Instance

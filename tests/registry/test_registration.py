@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll, started
-from tests.adapters.test_instances_contract import workers
 from tests.servers import RedisServer
 from traffic_cop_middleware import ConfigurationError, Registration, registered
 from traffic_cop_middleware.adapters.memory import MemoryBackend

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.adapters.crews import workers
 from tests.adapters.load import poll
-from tests.adapters.test_instances_contract import workers
 from tests.adapters.test_leader_processes import PATIENCE, ROOT, Process
 from tests.servers import RedisServer
 from traffic_cop_middleware import Registration

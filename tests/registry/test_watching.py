@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.adapters.load import poll
-from tests.registry.stores import Registry
+from tests.registry.stores import Registry, running
 from traffic_cop_middleware.abstractions.registry.announcing import TOPIC
-from traffic_cop_middleware.abstractions.registry.watching import InstanceWatch, ServiceWatch
+from traffic_cop_middleware.abstractions.registry.watching import ServiceWatch
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.contracts import Instance
 from traffic_cop_middleware.errors import StoreUnavailable
@@ -241,17 +241,6 @@ def test_whoever_lives_stays_known_whatever_the_registry_does(
 
 
 # Running
-
-
-@contextlib.asynccontextmanager
-async def running(watch: InstanceWatch) -> AsyncIterator[None]:
-    task = asyncio.create_task(watch.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
 
 
 @pytest.mark.asyncio

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.servers import RedisServer
 from traffic_cop_middleware.abstractions.state.house import StateHouse
 from traffic_cop_middleware.abstractions.state.management import StateManagementAbstraction
 from traffic_cop_middleware.abstractions.state.synchronisation import Service, StatePushes
@@ -84,3 +87,17 @@ async def on_redis(url: str, path: Path | None = None, **settings: Any) -> Async
         house.house.close()
         await documents.close()
         await backend.close()
+
+
+Open = Callable[..., contextlib.AbstractAsyncContextManager[House]]
+KINDS = ["memory", "memory and sqlite", pytest.param("redis and sqlite", marks=pytest.mark.redis_server)]
+
+
+def opener(request: pytest.FixtureRequest, path: Path) -> Open:
+    """Opens a house of the kind that a fixture has as its parameter; every time on the same file."""
+    kind: str = request.param
+    file = path / "state.db" if "sqlite" in kind else None
+    if kind.startswith("memory"):
+        return lambda **settings: on_memory(file, **settings)
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return lambda **settings: on_redis(server.url, file, **settings)

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.servers import RedisServer
-from tests.state.houses import House, on_memory, on_redis
+from tests.state.houses import KINDS, Open, on_memory, opener
 from traffic_cop_middleware import ConfigurationError, NoSnapshot, NotDurable, StateConflict, StateCursorLost
 from traffic_cop_middleware.contracts import StateKey
 
 pytestmark = pytest.mark.asyncio
 
-Open = Callable[..., contextlib.AbstractAsyncContextManager[House]]
-KINDS = ["memory", "memory and sqlite", pytest.param("redis and sqlite", marks=pytest.mark.redis_server)]
-
-
-def opener(kind: str, request: pytest.FixtureRequest, path: Path) -> Open:
-    """Opens a house; every time on the same file."""
-    file = path / "state.db" if "sqlite" in kind else None
-    if kind.startswith("memory"):
-        return lambda **settings: on_memory(file, **settings)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda **settings: on_redis(server.url, file, **settings)
-
 
 @pytest.fixture(params=KINDS)
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    return opener(request.param, request, tmp_path)
+    return opener(request, tmp_path)
 
 
 @pytest.fixture(params=KINDS[1:])
 def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens a house whose documents last."""
-    return opener(request.param, request, tmp_path)
+    return opener(request, tmp_path)
 
 
 async def test_what_is_put_is_got_with_its_version(opened: Open) -> None:

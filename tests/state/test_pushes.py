@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import RedisServer
-from tests.state.houses import House, on_memory, on_redis
+from tests.state.houses import Open, on_memory
 from traffic_cop_middleware import ConfigurationError, Pushed, StateConflict, TrafficCop
 from traffic_cop_middleware.abstractions.state import synchronisation
 
 pytestmark = pytest.mark.asyncio
-
-Open = Callable[..., contextlib.AbstractAsyncContextManager[House]]
 
 
 class Billing:
@@ -39,14 +33,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-@pytest.fixture(params=["memory and sqlite", pytest.param("redis and sqlite", marks=pytest.mark.redis_server)])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    if request.param.startswith("memory"):
-        return lambda **settings: on_memory(tmp_path / "state.db", **settings)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda **settings: on_redis(server.url, tmp_path / "state.db", **settings)
 
 
 async def test_a_service_that_takes_an_item_makes_it_done(opened: Open) -> None:

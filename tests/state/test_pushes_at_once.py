@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import RedisServer
-from tests.state.houses import House, on_memory, on_redis
+from tests.state.houses import House, Open
 from tests.state.test_pushes import Clock
 from traffic_cop_middleware import Pushed
 from traffic_cop_middleware.abstractions.state import synchronisation
 from traffic_cop_middleware.contracts import StateKey
 
 pytestmark = pytest.mark.asyncio
-
-Open = Callable[..., contextlib.AbstractAsyncContextManager[House]]
-
-
-@pytest.fixture(params=["memory and sqlite", pytest.param("redis and sqlite", marks=pytest.mark.redis_server)])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    if request.param.startswith("memory"):
-        return lambda **settings: on_memory(tmp_path / "state.db", **settings)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda **settings: on_redis(server.url, tmp_path / "state.db", **settings)
 
 
 class Held:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import RedisServer
-from tests.state.houses import House, on_memory, on_redis
+from tests.state.houses import House, Open, on_memory
 from traffic_cop_middleware import ConfigurationError, NotDurable, Pushed, StateConflict, StoreTimeout
 from traffic_cop_middleware.abstractions.state import taking_over
 from traffic_cop_middleware.contracts import StateKey
 
 pytestmark = pytest.mark.asyncio
 
-Open = Callable[..., contextlib.AbstractAsyncContextManager[House]]
 FIRST = Pushed("", "orders", "7", 100, {"n": 100}, False)
-
-
-@pytest.fixture(params=["memory and sqlite", pytest.param("redis and sqlite", marks=pytest.mark.redis_server)])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    if request.param.startswith("memory"):
-        return lambda **settings: on_memory(tmp_path / "state.db", **settings)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda **settings: on_redis(server.url, tmp_path / "state.db", **settings)
 
 
 def version(number: int) -> Pushed:

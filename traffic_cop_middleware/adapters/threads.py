@@ -99,6 +99,17 @@ class Worker(Protocol[Driver]):
     def close(self) -> None: ...
 
 
+def one_by_one(calls: Sequence[Call[Driver, Any]], attempt: Callable[[Call[Driver, Any]], Any]) -> None:
+    """Do calls one after the other: what `attempt` gives is the answer, what it raises of our errors the failure."""
+    for call in calls:
+        try:
+            answer = attempt(call)
+        except (StoreError, ConfigurationError) as exc:
+            call.fail(exc)
+        else:
+            call.answer(answer)
+
+
 class Threads(Generic[Driver]):
     """Up to `count` threads, started as they are needed, each with a worker of its own that takes `at_once` calls.
 
@@ -111,7 +122,7 @@ class Threads(Generic[Driver]):
         *,
         name: str,
         count: int,
-        at_once: int,
+        at_once: int = 1,
         deadline: float,
         notify: Callable[[Event], None],
     ) -> None:
@@ -235,3 +246,22 @@ class Threads(Generic[Driver]):
             await ended.wait()
         if waiting.cancelled_caught:
             log.warning("%s did not end what it was doing within %g s", self.name, CLOSING)
+
+
+class OnThreads(Generic[Driver]):
+    """A store that is asked by `threads`, which live as long as it."""
+
+    def __init__(self, threads: Threads[Driver]) -> None:
+        self._threads = threads
+
+    async def connect(self, *, patience: float = 1.0) -> None:
+        """See whether it can be had, for up to `patience` seconds.
+
+        Raises:
+            ConfigurationError: it will never work as configured.
+        """
+        await self._threads.reach(patience=patience)
+
+    async def close(self) -> None:
+        """Let go of everything, when what was asked for is done."""
+        await self._threads.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from starlette.types import ASGIApp
@@ -104,9 +105,7 @@ class SessionMiddleware(Stack):
                 "SessionMiddleware: secret is missing. Make one with python -c 'import secrets; "
                 "print(secrets.token_urlsafe(32))' and keep it out of the code: secret=os.environ['SESSION_SECRET']"
             )
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"session_{name}": value for name, value in settings.items()}
-        _SessionsAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+        _SessionsAlone(**_prefixed("session", settings))._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class RoutingMiddleware(Stack):
@@ -122,9 +121,7 @@ class RoutingMiddleware(Stack):
 
     def __init__(self, app: ASGIApp, **settings: Unpack[RoutingKwargs]) -> None:
         refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"proxy_{name}": value for name, value in settings.items()}
-        _RoutesAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+        _RoutesAlone(**_prefixed("proxy", settings))._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class MetricsMiddleware(Stack):
@@ -141,10 +138,9 @@ class MetricsMiddleware(Stack):
 
     def __init__(self, app: ASGIApp, **settings: Unpack[MetricsKwargs]) -> None:
         refuse_unknown("MetricsMiddleware", MetricsKwargs.__annotations__, settings)
-        shared = BackendKwargs.__annotations__
-        prefixed: Any = {name if name in shared else f"metrics_{name}": value for name, value in settings.items()}
         # Nobody could ask for a history, there is no cop at hand; but insights come out of it.
         told = settings.get("on_insight") is not None or settings.get("webhook") is not None
+        prefixed = _prefixed("metrics", settings)
         _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
@@ -170,3 +166,9 @@ class PromotionMiddleware(Stack):
         own = ("hooks", "preset", "critical_fields", "critical_types", "preferences", "file_bytes", "hook_timeout")
         prefixed: Any = {f"promotion_{name}" if name in own else name: value for name, value in settings.items()}
         _PromotionAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+
+
+def _prefixed(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's settings under the names that `TrafficCop` has for them; those of the backend have no prefix."""
+    shared = BackendKwargs.__annotations__
+    return {name if name in shared else f"{part}_{name}": value for name, value in settings.items()}

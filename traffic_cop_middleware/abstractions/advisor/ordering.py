@@ -26,8 +26,20 @@ class InOrder:
         self.late = 0
 
     def __iter__(self) -> Iterator[LoggedRequest]:
+        last = 0.0
+        for ready in self._sorted():
+            for each in ready:
+                if each.time < last:
+                    self.late += 1
+                    yield each._replace(time=last)
+                else:
+                    last = each.time
+                    yield each
+
+    def _sorted(self) -> Iterator[list[LoggedRequest]]:
+        """What nothing earlier is waited for any more, sorted: one stretch after another."""
         held: list[LoggedRequest] = []
-        room, newest, last = BATCH, 0.0, 0.0
+        room, newest = BATCH, 0.0
         for request in self._requests:
             held.append(request)
             newest = max(newest, request.time)
@@ -37,23 +49,11 @@ class InOrder:
             ready = _before(held, newest - self._window)
             if len(held) - ready > MOST_HELD:
                 ready = len(held) - MOST_HELD // 2
-            for each in held[:ready]:
-                if each.time < last:
-                    self.late += 1
-                    yield each._replace(time=last)
-                else:
-                    last = each.time
-                    yield each
+            yield held[:ready]
             del held[:ready]
             room = len(held) + BATCH
         held.sort(key=_time)
-        for each in held:
-            if each.time < last:
-                self.late += 1
-                yield each._replace(time=last)
-            else:
-                last = each.time
-                yield each
+        yield held
 
 
 def _before(held: list[LoggedRequest], time: float) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from arango.exceptions import ArangoServerError
 
-from traffic_cop_middleware.adapters.arangodb.link import UNIQUE, ArangoWorker, Link, Server, SetUp
+from traffic_cop_middleware.adapters.arangodb.link import UNIQUE, Link
 from traffic_cop_middleware.adapters.arangodb.rows import (
     check_words,
     document_key,
@@ -17,9 +16,9 @@ from traffic_cop_middleware.adapters.arangodb.rows import (
     item_of,
     place_of,
 )
+from traffic_cop_middleware.adapters.arangodb.store import ArangoStore
 from traffic_cop_middleware.adapters.arangodb.urls import server_of
 from traffic_cop_middleware.adapters.spans import span
-from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
 from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import WHOLE, check_key
@@ -33,7 +32,7 @@ TRIMMED_EVERY = 50
 """Writes of an item after which its history is cut to `KEPT_VERSIONS`."""
 
 
-class ArangoDocuments:
+class ArangoDocuments(ArangoStore):
     """`DocumentStore` in a database of ArangoDB, over up to `threads` connections.
 
     Durable: a write waits until the server has synchronised it to its disk. An expired item is answered as a tombstone
@@ -43,35 +42,6 @@ class ArangoDocuments:
 
     durable = True
     outbox = None
-
-    def __init__(
-        self,
-        server: Server,
-        *,
-        namespace: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        threads: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._app = namespace
-        self._name = server.name
-        self._clock = clock
-        set_up = SetUp()
-        self._threads: Threads[Link] = Threads(
-            lambda: ArangoWorker(server, set_up),
-            name=server.name,
-            count=threads,
-            at_once=1,
-            deadline=deadline,
-            notify=notify,
-        )
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
 
     async def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None]:
         for key in keys:
@@ -85,7 +55,7 @@ class ArangoDocuments:
         found = {}
         for document in link.ask("load", collections=["documents"], keys=list(wanted)):
             key = wanted[document["_key"]]
-            check_words(self._name, document, self._app, key)
+            check_words(self._threads.name, document, self._app, key)
             found[key] = item_of(document)
         return found
 
@@ -125,7 +95,7 @@ class ArangoDocuments:
         try:
             link.ask("trim", collections=["history"], items=keys, kept=KEPT_VERSIONS)
         except (ArangoServerError, StoreError, ConnectionError) as exc:  # the items are kept: that is what was asked
-            log.info("%s: old versions stay until later: %s", self._name, exc)
+            log.info("%s: old versions stay until later: %s", self._threads.name, exc)
 
     async def list(
         self, tenant: str, namespace: str, *, prefix: str = "", after: str | None = None, most: int = 100
@@ -163,7 +133,7 @@ class ArangoDocuments:
                 most=max(1, most),
             )
             for version in found:
-                check_words(self._name, version, self._app, key)
+                check_words(self._threads.name, version, self._app, key)
             return [Revision(item_of(version), float(version["stored_at"])) for version in found]
 
         return await self._threads.ask(work)

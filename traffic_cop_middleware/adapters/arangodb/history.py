@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from traffic_cop_middleware.adapters.arangodb.link import TRAFFIC_INDEXES, ArangoWorker, Link, Server, SetUp
+from traffic_cop_middleware.adapters.arangodb.link import TRAFFIC_INDEXES, Link
 from traffic_cop_middleware.adapters.arangodb.rows import raw_of, text_of
+from traffic_cop_middleware.adapters.arangodb.store import ArangoStore
 from traffic_cop_middleware.adapters.arangodb.urls import server_of
-from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Due, Event, HistoryBucket, HistoryRow, Past, Span
 from traffic_cop_middleware.contracts.history import around, check_rows
 from traffic_cop_middleware.contracts.leases import passes
@@ -27,31 +28,15 @@ PAGE = 1_000
 BOTH = ("traffic", "due")
 
 
-class ArangoHistory:
+class ArangoHistory(ArangoStore):
     """`HistoryStore` in a database of ArangoDB, over up to `threads` connections, as durable as `ArangoDocuments`."""
 
     durable = True
+    indexes = TRAFFIC_INDEXES
 
-    def __init__(
-        self, server: Server, *, namespace: str, deadline: float, notify: Callable[[Event], None], threads: int
-    ) -> None:
-        self._app = namespace
-        self._digits = raw_of(namespace).hex()
-        set_up = SetUp(TRAFFIC_INDEXES)
-        self._threads: Threads[Link] = Threads(
-            lambda: ArangoWorker(server, set_up),
-            name=server.name,
-            count=threads,
-            at_once=1,
-            deadline=deadline,
-            notify=notify,
-        )
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
+    @cached_property
+    def _digits(self) -> str:
+        return raw_of(self._app).hex()
 
     async def write(
         self, bucket: HistoryBucket, rows: Sequence[HistoryRow], *, token: int | None = None, stamp: int | None = None

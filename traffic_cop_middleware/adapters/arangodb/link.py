@@ -23,7 +23,7 @@ from requests import RequestException, Session, Timeout
 from requests_toolbelt import MultipartEncoder
 
 from traffic_cop_middleware.adapters.causes import cause_of
-from traffic_cop_middleware.adapters.threads import Call
+from traffic_cop_middleware.adapters.threads import Call, one_by_one
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
 
 FOLDER = files("traffic_cop_middleware.adapters.arangodb")
@@ -192,7 +192,7 @@ class Link:
 class SetUp:
     """Whether the collections are there, as all threads know it."""
 
-    def __init__(self, collections: Indexes = INDEXES) -> None:
+    def __init__(self, collections: Indexes) -> None:
         self.collections = collections
         self.done = False
 
@@ -205,16 +205,10 @@ class ArangoWorker:
         self._set_up = set_up
 
     def run(self, calls: Sequence[Call[Link, Any]]) -> None:
-        for call in calls:
-            self._link.requests.ends = call.ends
-            try:
-                answer = self._persistently(call)
-            except (StoreError, ConfigurationError) as exc:
-                call.fail(exc)
-            else:
-                call.answer(answer)
+        one_by_one(calls, self._persistently)
 
     def _persistently(self, call: Call[Link, Any]) -> Any:
+        self._link.requests.ends = call.ends
         broke = gone = False
         while True:
             try:

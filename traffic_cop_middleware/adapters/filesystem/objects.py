@@ -22,10 +22,10 @@ from typing import Any
 from traffic_cop_middleware.adapters.filesystem.folder import READING, UPLOADS, Folder, sync, understood
 from traffic_cop_middleware.adapters.filesystem.form import MOST_HEAD, Damaged, Head, file_name, head_of, read_head
 from traffic_cop_middleware.adapters.filesystem.walk import paths
-from traffic_cop_middleware.adapters.threads import Call, Threads
+from traffic_cop_middleware.adapters.threads import Call, OnThreads, Threads, one_by_one
 from traffic_cop_middleware.contracts import Event, ObjectPage, StoredObject
 from traffic_cop_middleware.contracts.objects import MOST_OBJECT, check_about, check_content, check_path
-from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
+from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavailable
 
 log = logging.getLogger("traffic_cop.files")
 
@@ -35,7 +35,7 @@ READ_FIRST = 4096
 """Bytes of a file that are read first: mostly they have all that is known of the object."""
 
 
-class FileObjects:
+class FileObjects(OnThreads[Folder]):
     """`ObjectStore` in a folder of this host, shared by its processes.
 
     A generation is a random number below 2**53. `clock` gives the seconds since the epoch.
@@ -54,20 +54,15 @@ class FileObjects:
         self.name = f"file://{root}"
         self._clock = clock
         set_up = SetUp()
-        self._threads: Threads[Folder] = Threads(
-            lambda: FolderWorker(Folder(root, namespace), set_up),
-            name=self.name,
-            count=threads,
-            at_once=1,
-            deadline=deadline,
-            notify=notify,
+        super().__init__(
+            Threads(
+                lambda: FolderWorker(Folder(root, namespace), set_up),
+                name=self.name,
+                count=threads,
+                deadline=deadline,
+                notify=notify,
+            )
         )
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
 
     async def create(
         self, path: str, content: bytes, *, sha256: str, about: Mapping[str, str] | None = None
@@ -115,21 +110,17 @@ class FolderWorker:
         self._set_up = set_up
 
     def run(self, calls: Sequence[Call[Folder, Any]]) -> None:
-        for call in calls:
-            self._folder.call = call
-            try:
-                if not self._set_up.done:
-                    self._folder.prepare()
-                    self._set_up.done = True
-                answer = call.work(self._folder)
-            except (StoreError, ConfigurationError) as exc:
-                call.fail(exc)
-            except OSError as exc:
-                heard = understood(exc, root=self._folder.root)
-                heard.__cause__ = exc
-                call.fail(heard)
-            else:
-                call.answer(answer)
+        one_by_one(calls, self._asked)
+
+    def _asked(self, call: Call[Folder, Any]) -> Any:
+        self._folder.call = call
+        try:
+            if not self._set_up.done:
+                self._folder.prepare()
+                self._set_up.done = True
+            return call.work(self._folder)
+        except OSError as exc:
+            raise understood(exc, root=self._folder.root) from exc
 
     def close(self) -> None:
         self._folder.close()

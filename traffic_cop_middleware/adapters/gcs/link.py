@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as ReadingTimeout
 
 from traffic_cop_middleware.adapters.causes import cause_of
-from traffic_cop_middleware.adapters.threads import Call
+from traffic_cop_middleware.adapters.threads import Call, one_by_one
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
 
 Answer = TypeVar("Answer")
@@ -211,13 +211,7 @@ class GcsWorker:
         self._link: Link | None = None
 
     def run(self, calls: Sequence[Call[Link, Any]]) -> None:
-        for call in calls:
-            try:
-                answer = self._asked(call)
-            except (StoreError, ConfigurationError) as exc:
-                call.fail(exc)
-            else:
-                call.answer(answer)
+        one_by_one(calls, self._asked)
 
     def _linked(self) -> Link:
         """The link; where there are no credentials that takes seconds, so it is not looked for them at each call."""

@@ -14,7 +14,7 @@ from google.cloud.storage import Blob
 from requests import RequestException
 
 from traffic_cop_middleware.adapters.gcs.link import RAISED, GcsWorker, Link, Place, SetUp, no_bucket
-from traffic_cop_middleware.adapters.threads import Threads
+from traffic_cop_middleware.adapters.threads import OnThreads, Threads
 from traffic_cop_middleware.contracts import Event, ObjectPage, StoredObject
 from traffic_cop_middleware.contracts.objects import (
     MOST_OBJECT,
@@ -40,7 +40,7 @@ PLAIN = "".join(map(chr, range(32, 127))).replace("%", "")
 """What stands in metadata as it is; the rest is written as %XX, since metadata are also header fields."""
 
 
-class GcsObjects:
+class GcsObjects(OnThreads[Link]):
     """`ObjectStore` in a bucket, over up to `threads` connections. A generation is the bucket's own.
 
     The bucket may hold other objects beside and below the prefix: those whose names are no paths are not listed. Of an
@@ -51,20 +51,9 @@ class GcsObjects:
         self.name = place.name
         self._base = place.base
         set_up = SetUp()
-        self._threads: Threads[Link] = Threads(
-            lambda: GcsWorker(place, set_up),
-            name=place.name,
-            count=threads,
-            at_once=1,
-            deadline=deadline,
-            notify=notify,
+        super().__init__(
+            Threads(lambda: GcsWorker(place, set_up), name=place.name, count=threads, deadline=deadline, notify=notify)
         )
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
 
     def _check(self, path: str) -> None:
         check_path(path)

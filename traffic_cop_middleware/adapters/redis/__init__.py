@@ -21,8 +21,9 @@ from traffic_cop_middleware.adapters.redis.buckets import RedisBuckets
 from traffic_cop_middleware.adapters.redis.bus import RedisBus
 from traffic_cop_middleware.adapters.redis.instances import RedisInstances
 from traffic_cop_middleware.adapters.redis.leases import RedisLeases
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, Link
+from traffic_cop_middleware.adapters.redis.link import Link
 from traffic_cop_middleware.adapters.redis.metrics import RedisMetrics
+from traffic_cop_middleware.adapters.redis.opening import CONNECT_DEADLINE
 from traffic_cop_middleware.adapters.redis.records import RedisRecords
 from traffic_cop_middleware.adapters.redis.sentinel import OPTIONS as SENTINEL_OPTIONS
 from traffic_cop_middleware.adapters.redis.sentinel import Sentinels, without_hosts

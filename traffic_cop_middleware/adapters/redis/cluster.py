@@ -19,7 +19,7 @@ from traffic_cop_middleware.adapters.redis import RedisBackend, _check_options, 
 from traffic_cop_middleware.adapters.redis.cluster_buckets import ClusterBuckets
 from traffic_cop_middleware.adapters.redis.cluster_link import ClusterLink
 from traffic_cop_middleware.adapters.redis.cluster_slots import Address
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE
+from traffic_cop_middleware.adapters.redis.opening import CONNECT_DEADLINE
 from traffic_cop_middleware.adapters.redis.sessions import RedisSessions
 from traffic_cop_middleware.adapters.redis.state import RedisState
 from traffic_cop_middleware.contracts import Event, StateKey

@@ -23,7 +23,8 @@ from redis.asyncio import Connection
 
 from traffic_cop_middleware.adapters.redis.cluster_node import Asking, NodeLink, Routed, unheard
 from traffic_cop_middleware.adapters.redis.cluster_slots import SLOTS, Address, Layout, layout_of, redirection
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, PROBE_FIRST, PROBE_LONGEST, Link
+from traffic_cop_middleware.adapters.redis.link import PROBE_FIRST, PROBE_LONGEST, Link
+from traffic_cop_middleware.adapters.redis.opening import CONNECT_DEADLINE, discard
 from traffic_cop_middleware.adapters.redis.replies import NEVER, NOT_SERVING, code_of, refuses
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreUnavailable
@@ -282,7 +283,7 @@ class ClusterLink(Link):
         except TimeoutError as exc:
             raise StoreUnavailable(f"{address} did not answer within {CONNECT_DEADLINE:g} s") from exc
         finally:
-            self._discard(connection)
+            discard(connection)
         if self._state == "closed":  # `wait_for` in redis-py loses a cancellation on Python 3.11
             raise StoreUnavailable(f"{self._name} was closed")
         return reply

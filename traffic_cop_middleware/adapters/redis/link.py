@@ -31,16 +31,16 @@ from typing import Any
 import hiredis
 from redis.asyncio import Connection
 
+from traffic_cop_middleware.adapters.redis.opening import INCOMPLETE, discard, new_reader, opened, transport_of
 from traffic_cop_middleware.adapters.redis.replies import (
     NEVER,
-    NOT_ALLOWED,
-    NOT_SERVING,
     Answer,
     Arguments,
     Sink,
     code_of,
     packed,
     refuses,
+    serves_nobody,
 )
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
@@ -49,12 +49,10 @@ log = logging.getLogger("traffic_cop.redis")
 
 MISSES_UNTIL_DOWN = 3
 PROBE_FIRST, PROBE_LONGEST = 0.05, 1.0
-CONNECT_DEADLINE = 1.0
 HELD_UP = 0.01
 """A deadline that is looked at this much late was held up by the loop itself: the replies get as long to be read."""
 MOST_HELD_UP = 3
 """How often in a row that is granted while nothing comes."""
-INCOMPLETE = object()
 
 
 class Link(asyncio.Protocol):
@@ -81,7 +79,7 @@ class Link(asyncio.Protocol):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._reader = self._new_reader()
+        self._reader = new_reader()
         self._state = "closed"
         self._told_down = False
         self._outgoing: list[tuple[Arguments, Sink]] = []
@@ -89,11 +87,9 @@ class Link(asyncio.Protocol):
         self._awaiting: deque[Sink] = deque()
         self._flush_due = False
         self._watch: asyncio.TimerHandle | None = None
-        self._watch_due = 0.0
-        self._held_up = 0
-        self._misses = 0
+        self._watch_due = self._trouble = 0.0
+        self._held_up = self._misses = 0
         self._pause = PROBE_FIRST
-        self._trouble = 0.0
         self._back: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._refused: Exception | None = None
@@ -237,31 +233,17 @@ class Link(asyncio.Protocol):
                 f"{self._name} refuses this client: {self._refused}. Mend the user, password or database in the URL."
             ) from self._refused
 
-    @staticmethod
-    def _new_reader() -> hiredis.Reader:
-        return hiredis.Reader(notEnoughData=INCOMPLETE)
-
     async def _establish(self) -> None:
-        connection = self._open_connection()
-        try:
-            async with asyncio.timeout(CONNECT_DEADLINE):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_command("PING")
-                await connection.read_response()
+        async with opened(self._open_connection) as connection:
+            await connection.send_command("PING")
+            await connection.read_response()
             transport = self._transport_of(connection)
             if self._state == "closed":  # redis-py writes by `wait_for`, which loses a cancellation on Python 3.11
-                raise StoreUnavailable(f"{self._name} was closed")  # noqa: TRY301 - the same end as a cancellation's
-        except TimeoutError as exc:
-            self._discard(connection)
-            raise StoreTimeout(f"no connection within {CONNECT_DEADLINE:g} s") from exc
-        except BaseException:
-            self._discard(connection)
-            raise
+                raise StoreUnavailable(f"{self._name} was closed")
         if self._state == "down":
             self._misses = 0
-        self._connection = connection
-        self._transport = transport
-        self._reader = self._new_reader()
+        self._connection, self._transport = connection, transport
+        self._reader = new_reader()
         transport.set_protocol(self)
         self._state = "up"
         self._tell_back()
@@ -269,10 +251,10 @@ class Link(asyncio.Protocol):
             self._schedule()
 
     def _transport_of(self, connection: Connection) -> asyncio.WriteTransport:
-        reader, writer = connection._reader, connection._writer
-        if reader is None or writer is None or reader.at_eof():
+        transport = transport_of(connection)
+        if transport is None:
             raise StoreUnavailable(f"{self._name} closed the connection")
-        return writer.transport
+        return transport
 
     def data_received(self, data: bytes) -> None:
         if self._state != "up":  # the rest of a connection that was given up
@@ -313,7 +295,7 @@ class Link(asyncio.Protocol):
                 return
 
     def _hear_error(self, reply: Exception) -> None:
-        if (code_of(reply) in NOT_SERVING or str(reply).startswith(NOT_ALLOWED)) and self._loop is not None:
+        if self._loop is not None and serves_nobody(reply):
             self._trouble = self._loop.time()
             self._tell_lost(reply)
 
@@ -370,15 +352,7 @@ class Link(asyncio.Protocol):
         connection, self._connection = self._connection, None
         self._transport = None
         if connection is not None:
-            self._discard(connection)
-
-    @staticmethod
-    def _discard(connection: Connection) -> None:
-        """Close at once, without a word to the server: a TLS goodbye waits for one that may be frozen."""
-        writer = connection._writer
-        connection._reader = connection._writer = None
-        if writer is not None:
-            writer.transport.abort()
+            discard(connection)
 
     def _fail_all(self, error: StoreError) -> None:
         outgoing, self._outgoing = self._outgoing, []

@@ -17,7 +17,7 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import Connection
 
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE, INCOMPLETE
+from traffic_cop_middleware.adapters.redis.opening import INCOMPLETE, discard, new_reader, opened, transport_of
 from traffic_cop_middleware.adapters.redis.replies import Arguments, packed
 from traffic_cop_middleware.errors import StoreUnavailable
 
@@ -57,7 +57,7 @@ class Listening(asyncio.Protocol, ABC):
         self._reachable = reachable
         self._connection: Connection | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
+        self._reader = new_reader()
         self._returning: asyncio.Task[None] | None = None
         self._unanswered = False
         self._since = 0.0
@@ -111,25 +111,13 @@ class Listening(asyncio.Protocol, ABC):
                 self._fail(exc)
 
     async def _connect(self) -> None:
-        connection = self._open_connection()
-        try:
-            async with asyncio.timeout(CONNECT_DEADLINE):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except TimeoutError as exc:
-            discard(connection)
-            raise StoreUnavailable(f"no connection within {CONNECT_DEADLINE:g} s") from exc
-        except BaseException:
-            discard(connection)
-            raise
-        if self._returning is not asyncio.current_task():  # cancelled: `wait_for` loses that on Python 3.11
-            discard(connection)
-            raise asyncio.CancelledError
-        reader, writer = connection._reader, connection._writer
-        if reader is None or writer is None or reader.at_eof() or not self.wanted():
-            discard(connection)
-            raise StoreUnavailable("the connection was closed")
-        transport: asyncio.WriteTransport = writer.transport
-        self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
+        async with opened(self._open_connection) as connection:
+            if self._returning is not asyncio.current_task():  # cancelled: `wait_for` loses that on Python 3.11
+                raise asyncio.CancelledError
+            transport = transport_of(connection)
+            if transport is None or not self.wanted():
+                raise StoreUnavailable("the connection was closed")
+        self._reader = new_reader()
         self._unanswered = False
         self._since = asyncio.get_running_loop().time()
         transport.set_protocol(self)
@@ -188,11 +176,3 @@ class Listening(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(exc or StoreUnavailable("it was closed"))
-
-
-def discard(connection: Connection) -> None:
-    """Close at once, without a word to the server: a TLS goodbye waits for one that may be frozen."""
-    writer = connection._writer
-    connection._reader = connection._writer = None
-    if writer is not None:
-        writer.transport.abort()

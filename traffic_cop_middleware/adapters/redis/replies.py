@@ -68,6 +68,11 @@ def reply_error(reply: Exception) -> StoreError:
     return error
 
 
+def serves_nobody(reply: Exception) -> bool:
+    """Whether the server says by this that it can't serve at present, whoever asks."""
+    return code_of(reply) in NOT_SERVING or str(reply).startswith(NOT_ALLOWED)
+
+
 def code_of(error: Exception) -> str:
     """The first word of an error reply; redis-py takes it off the text of those that it knows."""
     return str(getattr(error, "status_code", None) or str(error).partition(" ")[0])

@@ -21,8 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE
-from traffic_cop_middleware.adapters.redis.listening import discard
+from traffic_cop_middleware.adapters.redis.opening import CONNECT_DEADLINE, discard
 from traffic_cop_middleware.adapters.redis.replies import refuses
 from traffic_cop_middleware.errors import ConfigurationError, StoreUnavailable
 

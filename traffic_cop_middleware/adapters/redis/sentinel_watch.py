@@ -17,8 +17,7 @@ from collections.abc import Callable
 
 from redis.asyncio.connection import Connection
 
-from traffic_cop_middleware.adapters.redis.link import CONNECT_DEADLINE
-from traffic_cop_middleware.adapters.redis.listening import discard
+from traffic_cop_middleware.adapters.redis.opening import CONNECT_DEADLINE, discard
 from traffic_cop_middleware.adapters.redis.sentinel import SENTINEL_DEADLINE, Sentinels
 
 PERIOD = 1.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from traffic_cop_middleware.adapters.spans import span
-from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File
 from traffic_cop_middleware.adapters.sqlite.outbox import SqliteOutbox
 from traffic_cop_middleware.adapters.sqlite.rows import item_of, newest, row_of, where
 from traffic_cop_middleware.adapters.sqlite.statements import (
@@ -21,8 +20,8 @@ from traffic_cop_middleware.adapters.sqlite.statements import (
     TRIM,
     VERSION,
 )
+from traffic_cop_middleware.adapters.sqlite.store import SqliteStore
 from traffic_cop_middleware.adapters.sqlite.urls import place_of
-from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Event, Item, Page, Revision, StateKey
 from traffic_cop_middleware.contracts.documents import KEPT_VERSIONS, as_of, newest_of, shapes_of
 from traffic_cop_middleware.contracts.state import WHOLE, check_key
@@ -34,7 +33,7 @@ PAGE_CHARACTERS = 16 * 1024 * 1024
 """A page of a list ends with the item that brings its values to so many characters: what waits may be large."""
 
 
-class SqliteDocuments:
+class SqliteDocuments(SqliteStore):
     """`DocumentStore` in a SQLite file, with an outbox.
 
     Durable: what a method has answered is on the disk (a write-ahead log and `synchronous=FULL`) and outlives `kill -9`
@@ -43,28 +42,10 @@ class SqliteDocuments:
 
     durable = True
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        namespace: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        max_mb: float | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._app = namespace
-        self._clock = clock
-        self._threads: Threads[sqlite3.Connection] = Threads(
-            lambda: File(path, max_mb=max_mb), name=path, count=1, at_once=AT_ONCE, deadline=deadline, notify=notify
-        )
-        self.outbox = SqliteOutbox(self._threads, app=namespace, clock=clock)
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
+    @cached_property
+    def outbox(self) -> SqliteOutbox:
+        """The same file, for a backend that has none of its own."""
+        return SqliteOutbox(self._threads, app=self._app, clock=self._clock)
 
     async def load(self, keys: Sequence[StateKey]) -> Sequence[Item | None]:
         for key in keys:

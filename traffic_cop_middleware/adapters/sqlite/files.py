@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
 from traffic_cop_middleware.adapters.sqlite import files_statements as statements
-from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File, raw_of
+from traffic_cop_middleware.adapters.sqlite.file import raw_of
 from traffic_cop_middleware.adapters.sqlite.files_rows import (
     edge_binds,
     file_binds,
@@ -20,8 +19,8 @@ from traffic_cop_middleware.adapters.sqlite.files_rows import (
     row_of,
 )
 from traffic_cop_middleware.adapters.sqlite.rows import where
+from traffic_cop_middleware.adapters.sqlite.store import SqliteStore
 from traffic_cop_middleware.adapters.sqlite.urls import place_of
-from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import (
     Access,
     Edge,
@@ -53,30 +52,11 @@ from traffic_cop_middleware.errors import StoreError
 SCHEMA = files("traffic_cop_middleware.adapters.sqlite").joinpath("files.sql").read_text()
 
 
-class SqliteFiles:
-    """`FileMetadataStore` in a SQLite file, as durable as `SqliteDocuments`. `clock` gives the seconds since the
-    epoch."""
+class SqliteFiles(SqliteStore):
+    """`FileMetadataStore` in a SQLite file, as durable as `SqliteDocuments`."""
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        namespace: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        max_mb: float | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._app = namespace
-        self._clock = clock
-        self._threads: Threads[sqlite3.Connection] = Threads(
-            lambda: File(path, max_mb=max_mb, setting="file_metadata", schema=SCHEMA),
-            name=path,
-            count=1,
-            at_once=AT_ONCE,
-            deadline=deadline,
-            notify=notify,
-        )
+    setting = "file_metadata"
+    schema = SCHEMA
 
     @property
     def migration(self) -> str:
@@ -85,12 +65,6 @@ class SqliteFiles:
     @property
     def name(self) -> str:
         return f"sqlite:///{self._threads.name}"
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
 
     # Rows
 

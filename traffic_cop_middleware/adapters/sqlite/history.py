@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 
-from traffic_cop_middleware.adapters.sqlite.file import AT_ONCE, File, raw_of
+from traffic_cop_middleware.adapters.sqlite.file import raw_of
+from traffic_cop_middleware.adapters.sqlite.store import SqliteStore
 from traffic_cop_middleware.adapters.sqlite.urls import place_of
-from traffic_cop_middleware.adapters.threads import Threads
 from traffic_cop_middleware.contracts import Due, Event, HistoryBucket, HistoryRow, Past, Span
 from traffic_cop_middleware.contracts.history import around, check_rows
 from traffic_cop_middleware.contracts.leases import passes
@@ -50,36 +50,13 @@ LIMIT :most
 """
 
 
-class SqliteHistory:
+class SqliteHistory(SqliteStore):
     """`HistoryStore` in a SQLite file, as durable as `SqliteDocuments`. In a file of half of `max_mb` or more it writes
     only where there is room left by what was removed."""
 
     durable = True
-
-    def __init__(
-        self,
-        path: str,
-        *,
-        namespace: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        max_mb: float | None = None,
-    ) -> None:
-        self._app = namespace
-        self._threads: Threads[sqlite3.Connection] = Threads(
-            lambda: File(path, max_mb=None if max_mb is None else max_mb * SHARE, schema=SCHEMA),
-            name=path,
-            count=1,
-            at_once=AT_ONCE,
-            deadline=deadline,
-            notify=notify,
-        )
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
+    schema = SCHEMA
+    share = SHARE
 
     async def write(
         self, bucket: HistoryBucket, rows: Sequence[HistoryRow], *, token: int | None = None, stamp: int | None = None

@@ -19,8 +19,9 @@ from postgrest import APIError, SyncPostgrestClient
 from supabase import Client
 from supabase.lib.client_options import SyncClientOptions
 
+from traffic_cop_middleware.adapters.causes import cause_of
 from traffic_cop_middleware.adapters.supabase.urls import Project
-from traffic_cop_middleware.adapters.threads import Call
+from traffic_cop_middleware.adapters.threads import Call, one_by_one
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
 
 TENANT, SCOPE = "x-traffic-cop-tenant", "x-traffic-cop-scope"
@@ -136,13 +137,7 @@ class SupabaseWorker:
         self._link: Link | None = None
 
     def run(self, calls: Sequence[Call[Link, Any]]) -> None:
-        for call in calls:
-            try:
-                answer = self._persistently(call)
-            except (StoreError, ConfigurationError) as exc:
-                call.fail(exc)
-            else:
-                call.answer(answer)
+        one_by_one(calls, self._persistently)
 
     def _persistently(self, call: Call[Link, Any]) -> Any:
         link = self._opened()
@@ -192,10 +187,3 @@ def trusted(project: Project) -> ssl.SSLContext | bool:
     if project.ca_file is None:
         return httpx.create_ssl_context(trust_env=False)
     return ssl.create_default_context(cafile=project.ca_file)
-
-
-def cause_of(exc: BaseException) -> str:
-    """The error of the system below those of the libraries, which say much and little."""
-    while (inner := exc.__cause__ or exc.__context__) is not None:
-        exc = inner
-    return str(exc) or type(exc).__name__

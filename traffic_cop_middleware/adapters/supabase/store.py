@@ -25,7 +25,7 @@ from traffic_cop_middleware.adapters.supabase.rows import (
     line_of,
 )
 from traffic_cop_middleware.adapters.supabase.urls import Project
-from traffic_cop_middleware.adapters.threads import Threads
+from traffic_cop_middleware.adapters.threads import OnThreads, Threads
 from traffic_cop_middleware.contracts import (
     Access,
     Edge,
@@ -63,7 +63,7 @@ LINE_KEY = "app,tenant,namespace,key,version,to_tier"
 ACCESS_KEY = "app,tenant,namespace,key,hour,worker"
 
 
-class SupabaseFiles:
+class SupabaseFiles(OnThreads[Link]):
     """`FileMetadataStore` in the tables of migration.sql. A call is one round trip, where it does not say otherwise.
 
     What is asked of more than 1000 rows, or of so many ids or paths that no URL holds them, is a round trip for each
@@ -71,23 +71,12 @@ class SupabaseFiles:
     """
 
     def __init__(
-        self,
-        project: Project,
-        *,
-        namespace: str,
-        deadline: float,
-        notify: Callable[[Event], None],
-        threads: int,
+        self, project: Project, *, namespace: str, deadline: float, notify: Callable[[Event], None], threads: int
     ) -> None:
         self._app = namespace
-        looked = Looked()
-        self._threads: Threads[Link] = Threads(
-            lambda: SupabaseWorker(project, looked),
-            name=project.name,
-            count=threads,
-            at_once=1,
-            deadline=deadline,
-            notify=notify,
+        looked, name = Looked(), project.name
+        super().__init__(
+            Threads(lambda: SupabaseWorker(project, looked), name=name, count=threads, deadline=deadline, notify=notify)
         )
 
     @property
@@ -97,12 +86,6 @@ class SupabaseFiles:
     @property
     def migration(self) -> str:
         return migration_sql()
-
-    async def connect(self, *, patience: float = 1.0) -> None:
-        await self._threads.reach(patience=patience)
-
-    async def close(self) -> None:
-        await self._threads.close()
 
     # Rows
 
