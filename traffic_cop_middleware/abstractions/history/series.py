@@ -6,175 +6,183 @@ no row had no request. Else it is `None`: a recorder that was away is not to loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from math import inf
-from operator import mul
 
 from traffic_cop_middleware.abstractions.history.ranges import MINUTE
-from traffic_cop_middleware.abstractions.history.rows import RECORDED, summary_of_rows
+from traffic_cop_middleware.abstractions.history.rows import RECORDED
+from traffic_cop_middleware.abstractions.insights.durations import Durations, added
 from traffic_cop_middleware.abstractions.insights.values import Series
 from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Name
-from traffic_cop_middleware.abstractions.metrics.histogram import BOUNDS, SCALE, Histogram, middle
-from traffic_cop_middleware.abstractions.metrics.lanes import Buckets, numbers_in
 from traffic_cop_middleware.abstractions.metrics.pauses import never
-from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, TIMINGS, USAGE, WIDTHS, Summary
+from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, TIMINGS, USAGE, first_numbers
+from traffic_cop_middleware.abstractions.metrics.windows import left_out
 from traffic_cop_middleware.contracts import HistoryRow, Past
 
 ENOUGH = 0.9
 """The share of a bucket that is to be recorded, or nobody knows."""
+TIMED = (REQUESTS, TIMINGS)
 Labels = tuple[tuple[str, str], ...]
+Figures = tuple[int, int, Durations | None]
+"""Requests, those of them that failed, and how long they took."""
 
 
-class _Figures:
-    """What one series has, by the index of the bucket; plain numbers, of which the garbage collector has no trouble."""
+class Slot:
+    """What a bucket of the grid has: `marks`, and figures by labels. `timed`: its durations were read."""
 
-    __slots__ = ("counts", "errors", "timed")
+    __slots__ = ("figures", "marks", "timed")
 
-    def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
-        self.errors: dict[int, int] = {}
-        self.timed: dict[int, tuple[int, int]] = {}
-        """The lowest bucket of durations, and their lanes (`Buckets`)."""
+    def __init__(self, *, timed: bool) -> None:
+        self.marks = 0
+        self.timed = timed
+        self.figures: dict[Labels, Figures] = {}
 
-    def add(self, index: int, count: int, *, failed: bool) -> None:
-        self.counts[index] = self.counts.get(index, 0) + count
-        if failed:
-            self.errors[index] = self.errors.get(index, 0) + count
+    def add(self, row: HistoryRow, *, only: Collection[Labels] | None = None) -> None:
+        """Add a row.
 
-    def time(self, index: int, buckets: Buckets) -> None:
-        whole = Buckets(*self.timed.get(index, (0, 0)))
-        whole.add(buckets.low, buckets.lanes)
-        self.timed[index] = (whole.low, whole.lanes)
+        Raises:
+            ValueError: it holds no figures.
+        """
+        counts, durations = first_numbers(row.value, timed=TIMED if self.timed else ())
+        for name, count in counts:
+            if name[:2] == MARK:
+                self.marks += count
+            elif name[0] in (REQUESTS, USAGE):
+                self._add(_labels_of(name), count, count if _failed(name) else 0, None, only)
+        for name, buckets in durations:
+            if name[0] == REQUESTS:
+                self._add(_labels_of(name), 0, 0, Durations(buckets), only)
+            elif name[1] == families.UPSTREAM:
+                timed = Durations(buckets)
+                self._add(_labels_of(name), timed.count, timed.count if _failed(name) else 0, timed, only)
 
-    def moved(self, first: int) -> None:
-        """Count the buckets from that one on, and forget those before."""
-        self.counts = {index - first: each for index, each in self.counts.items() if index >= first}
-        self.errors = {index - first: each for index, each in self.errors.items() if index >= first}
-        self.timed = {index - first: each for index, each in self.timed.items() if index >= first}
+    def _add(
+        self, labels: Labels, count: int, failed: int, timed: Durations | None, only: Collection[Labels] | None
+    ) -> None:
+        if only is not None and labels not in only:
+            return
+        known = self.figures.get(labels)
+        if known is not None:
+            count, failed = known[0] + count, known[1] + failed
+            timed = known[2] if timed is None else timed if known[2] is None else Durations(added((known[2], timed)))
+        self.figures[labels] = (count, failed, timed)
+
+    def without_times(self) -> Slot:
+        """The same without durations, which take most of the memory."""
+        found = Slot(timed=False)
+        found.marks = self.marks
+        found.figures = {labels: (count, failed, None) for labels, (count, failed, _) in self.figures.items()}
+        return found
 
 
 class Grid:
     """Collects rows of the history in buckets of `step` seconds from `start` to `end`, which lie on the steps.
 
     Rows come in any order and in parts, each once; those of other times are left out. Durations are kept from `timed`
-    on (`None`: none are), and with `only` no other labels.
+    on (`None`: none are), and with `only` no other labels. `slots` are buckets as another grid had them, by when they
+    begin: what is not changed any more need not be read again.
     """
 
     def __init__(
-        self, start: int, end: int, step: int, *, timed: float | None = 0.0, only: Collection[Labels] | None = None
+        self,
+        start: int,
+        end: int,
+        step: int,
+        *,
+        timed: float | None = 0.0,
+        only: Collection[Labels] | None = None,
+        slots: Mapping[int, Slot] | None = None,
     ) -> None:
         self.start, self.end, self.step = start, end, step
-        self._timed = inf if timed is None else timed
+        self.timed = inf if timed is None else timed
         self._only = only
-        self._marks: dict[int, int] = {}
-        self._of: dict[Labels, _Figures] = {}
+        self.slots: dict[int, Slot] = dict(slots or {})
 
     def add(self, rows: Iterable[Past], *, pause: Callable[[], None] = never) -> None:
         """Add rows: marks, and those of requests, upstreams or usage."""
-        of: dict[int, list[HistoryRow]] = {}
-        for past in rows:
-            if self.start <= past.start < self.end:
-                of.setdefault((past.start - self.start) // self.step, []).append(past.row)
-        for index, some in of.items():
-            self._add(index, summary_of_rows(some, pause=pause))
+        for start, row in rows:
+            if self.start <= start < self.end:
+                at = start // self.step * self.step
+                slot = self.slots.get(at)
+                if slot is None:
+                    slot = self.slots[at] = Slot(timed=at >= self.timed)
+                try:
+                    slot.add(row, only=self._only)
+                except ValueError as exc:
+                    left_out(exc)
             pause()
 
-    def _add(self, index: int, summary: Summary) -> None:
-        for name, row in summary.rows.items():
-            if name[:2] == (COUNTS, RECORDED):
-                self._marks[index] = self._marks.get(index, 0) + row
-            elif name[0] in (REQUESTS, USAGE) and (figures := self._figures(name)) is not None:
-                failed = name[0] == REQUESTS and int(name[3]) >= 500
-                figures.add(index, numbers_in(row, WIDTHS[name[0]])[0], failed=failed)
-        timed = self.start + index * self.step >= self._timed
-        for name, buckets in summary.durations.items():
-            upstream = name[:2] == (TIMINGS, families.UPSTREAM)
-            if (name[0] == REQUESTS or upstream) and timed and (figures := self._figures(name)) is not None:
-                figures.time(index, buckets)
-                if upstream:
-                    failed = name[4] != "499" and (not name[4].isdecimal() or int(name[4]) >= 500)
-                    figures.add(index, buckets.count, failed=failed)
-
-    def _figures(self, name: Name) -> _Figures | None:
-        labels = _labels_of(name)
-        if self._only is not None and labels not in self._only:
-            return None
-        figures = self._of.get(labels)
-        if figures is None:
-            figures = self._of[labels] = _Figures()
-        return figures
-
-    def known(self, index: int) -> bool:
-        """Whether somebody counted for (nearly) all of a bucket."""
-        return self._marks.get(index, 0) * MINUTE >= ENOUGH * self.step
+    def known(self, start: int) -> bool:
+        """Whether somebody counted for (nearly) all of the bucket that begins there."""
+        slot = self.slots.get(start)
+        return slot is not None and slot.marks * MINUTE >= ENOUGH * self.step
 
     def trimmed(self) -> None:
         """Begin with the first bucket that is known; and end before a last one that is not, as it is yet to come."""
-        length = (self.end - self.start) // self.step
-        first = min((index for index in self._marks if self.known(index)), default=0)
-        if length > first and not self.known(length - 1):
+        first = min((start for start in self.slots if self.known(start)), default=self.start)
+        if self.end > first and not self.known(self.end - self.step):
             self.end -= self.step
-        self.start += first * self.step
-        self._marks = {index - first: marks for index, marks in self._marks.items()}
-        for figures in self._of.values():
-            figures.moved(first)
+        self.start = first
 
     def series(self, most: int, *, since: float, pause: Callable[[], None] = never) -> Sequence[Series]:
         """The series with the most requests since then, the busiest first."""
-        begin = int(since - self.start) // self.step
-        requests = {
-            labels: sum(count for index, count in figures.counts.items() if index >= begin)
-            for labels, figures in self._of.items()
+        requests = Counter[Labels]()
+        for start, slot in self.slots.items():
+            late = start >= int(since) // self.step * self.step
+            for labels, (count, _, _) in slot.figures.items():
+                requests[labels] += count if late else 0
+            pause()
+        names = sorted(requests, key=lambda labels: (-requests[labels], labels))[:most]
+        unknown = self._unknown()
+        columns: dict[Labels, tuple[list[int | None], list[int], list[Durations | None]]] = {
+            labels: (unknown.copy(), [0] * len(unknown), [None] * len(unknown)) for labels in names
         }
-        found = []
-        for labels in sorted(self._of, key=lambda labels: (-requests[labels], labels))[:most]:
-            figures = self._of[labels]
-            counts, errors = self._counted([figures])
-            durations: list[Histogram | None] = [None] * len(counts)
-            for index, timed in figures.timed.items():
-                if index < len(counts):
-                    durations[index] = histogram_of(Buckets(*timed))
-                    pause()
-            found.append(
-                Series(
-                    start=self.start,
-                    step=self.step,
-                    counts=counts,
-                    errors=errors,
-                    durations=durations,
-                    labels=dict(labels),
-                )
-            )
-        return found
+        for start, slot in self.slots.items():
+            index = (start - self.start) // self.step
+            if 0 <= index < len(unknown):
+                known = unknown[index] is not None
+                timed = start >= self.timed
+                for labels, figures in slot.figures.items():
+                    column = columns.get(labels)
+                    if column is not None:
+                        if known:
+                            column[0][index], column[1][index] = figures[:2]
+                        if timed:
+                            column[2][index] = figures[2]
+            pause()
+        return [
+            Series(start=self.start, step=self.step, counts=counts, errors=errors, durations=times, labels=dict(labels))
+            for labels, (counts, errors, times) in columns.items()
+        ]
 
     def total(self, *, timed: bool = False, pause: Callable[[], None] = never) -> Series:
         """All of it as one series; with its durations only where they are wanted."""
-        counts, errors = self._counted([*self._of.values()])
-        durations: list[Histogram | None] = []
-        for index in range(len(counts)) if timed else ():
-            whole = Buckets()
-            for figures in self._of.values():
-                whole.add(*figures.timed.get(index, (0, 0)))
-            durations.append(histogram_of(whole) if whole.lanes else None)
+        counts = self._unknown()
+        errors = [0] * len(counts)
+        durations: list[Durations | None] = [None] * len(counts) if timed else []
+        for start, slot in self.slots.items():
+            index = (start - self.start) // self.step
+            if 0 <= index < len(counts):
+                if counts[index] is not None:
+                    counts[index] = sum(count for count, _, _ in slot.figures.values())
+                    errors[index] = sum(failed for _, failed, _ in slot.figures.values())
+                if timed and (whole := added(each for _, _, each in slot.figures.values() if each is not None)).lanes:
+                    durations[index] = Durations(whole)
             pause()
         return Series(start=self.start, step=self.step, counts=counts, errors=errors, durations=durations)
 
-    def _counted(self, every: Sequence[_Figures]) -> tuple[list[int | None], list[int]]:
-        length = max(0, self.end - self.start) // self.step
-        counts: list[int | None] = [0 if self.known(index) else None for index in range(length)]
-        errors = [0] * length
-        for figures in every:
-            for index, count in figures.counts.items():
-                if index < length and (known := counts[index]) is not None:
-                    counts[index] = known + count
-            for index, count in figures.errors.items():
-                if index < length and counts[index] is not None:
-                    errors[index] += count
-        return counts, errors
+    def _unknown(self) -> list[int | None]:
+        """A bucket each: without requests where it is known, else `None`."""
+        return [0 if self.known(start) else None for start in range(self.start, self.end, self.step)]
 
 
+MARK = (COUNTS, RECORDED)
+
+
+@lru_cache(maxsize=4_000)
 def _labels_of(name: Name) -> Labels:
     if name[0] == USAGE:
         return ((name[1], name[2]),)
@@ -183,16 +191,8 @@ def _labels_of(name: Name) -> Labels:
     return (("method", name[2]), ("route", name[1]))
 
 
-@cache
-def _middle(index: int) -> float:
-    """There are 1,500 at the most."""
-    return middle(index, SCALE)
-
-
-def histogram_of(buckets: Buckets) -> Histogram:
-    """Durations as the detectors read them; their sum is that of the buckets' middles, so within 1.1 %."""
-    found = Histogram(scale=SCALE)
-    found.bins = dict(buckets.bins())
-    found.total = sum(map(mul, map(_middle, found.bins), found.bins.values()))
-    found.bounded = [0] * len(BOUNDS) + [sum(found.bins.values())]
-    return found
+@lru_cache(maxsize=4_000)
+def _failed(name: Name) -> bool:
+    if name[0] == TIMINGS:
+        return name[4] != "499" and (not name[4].isdecimal() or int(name[4]) >= 500)
+    return name[0] == REQUESTS and int(name[3]) >= 500

@@ -108,32 +108,42 @@ class SlotsOfTheWeek:
         self._around = max(1, AROUND // series.step)
         self._hour = 3600 // series.step
         self._began = int(series.start // series.step)
-        self._slots: dict[int, tuple[float, float, int] | None] = {}
+        self._centres: dict[int, float | None] = {}
+        self._known: dict[int, Usual | None] = {}
         self._levels: dict[int, Level] = {}
 
     def usual(self, index: int) -> Usual | None:
-        slot = self._slot(index)
-        if slot is None:
-            return None
-        ratio, noise = self._level(index)
-        centre = slot[0] * ratio
-        own = slot[1] * ratio / sqrt(max(centre, 1.0) + noise * centre * centre)
-        # Halfway between the slot's own spread, of few values, and that of the day.
-        return Usual(centre, noise, max(1.0, sqrt((own * own + 1) / 2)), slot[2])
+        if index not in self._known:
+            self._known[index] = self._usual(index)
+        return self._known[index]
 
-    def _slot(self, index: int) -> tuple[float, float, int] | None:
-        """Median and spread of the same slot in the weeks before, and of how many values."""
-        if index in self._slots:
-            return self._slots[index]
+    def _usual(self, index: int) -> Usual | None:
+        values = self._slot(index)
+        if len(values) < FEWEST:
+            return None
+        usual, spread = centre_and_spread(values)
+        ratio, noise = self._level(index)
+        centre = usual * ratio
+        own = spread * ratio / sqrt(max(centre, 1.0) + noise * centre * centre)
+        # Halfway between the slot's own spread, of few values, and that of the day.
+        return Usual(centre, noise, max(1.0, sqrt((own * own + 1) / 2)), len(values))
+
+    def _centre(self, index: int) -> float | None:
+        """The median of the same slot in the weeks before; the level asks for that of each bucket of a day."""
+        if index not in self._centres:
+            values = self._slot(index)
+            self._centres[index] = median(values) if len(values) >= FEWEST else None
+        return self._centres[index]
+
+    def _slot(self, index: int) -> list[float]:
+        """The same slot in the weeks before."""
         counts, around, found = self._counts, self._around, list[float]()
         for back in range(1, WEEKS + 1):
             place = index - back * self._week
             if place + around < 0:
                 break
             found += [each for each in counts[max(0, place - around) : place + around + 1] if each is not None]
-        slot = (*centre_and_spread(found), len(found)) if len(found) >= FEWEST else None
-        self._slots[index] = slot
-        return slot
+        return found
 
     def _level(self, index: int) -> Level:
         """The level at a bucket; worked out once an hour."""
@@ -145,9 +155,9 @@ class SlotsOfTheWeek:
     def _level_before(self, upto: int) -> Level:
         pairs = []
         for each in range(max(0, upto - LEVEL_HOURS * self._hour), max(0, upto)):
-            count, slot = self._counts[each], self._slot(each)
-            if count is not None and slot is not None and slot[0] > 0:
-                pairs.append((count, slot[0]))
+            count, centre = self._counts[each], self._centre(each)
+            if count is not None and centre is not None and centre > 0:
+                pairs.append((count, centre))
         if len(pairs) < LEAST_PAIRS:
             return Level(1.0, 0.0)
         ratio = median([count / usual for count, usual in pairs])

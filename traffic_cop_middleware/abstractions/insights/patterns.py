@@ -8,8 +8,7 @@ from math import ceil
 
 from traffic_cop_middleware.abstractions.insights.baselines import median
 from traffic_cop_middleware.abstractions.insights.slow import LEAST_ABOVE, z_above
-from traffic_cop_middleware.abstractions.insights.values import WEEK, Series, merged
-from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
+from traffic_cop_middleware.abstractions.insights.values import WEEK, Series, Timed, merged
 
 HOUR, DAY = 3600, 86_400
 HOURS = 168
@@ -121,7 +120,7 @@ def _load(total: Series) -> tuple[LoadLevel, ...]:
 def _slow_hours(routes: Sequence[Series], most: int) -> tuple[SlowHour, ...]:
     found = []
     for series in routes:
-        hours: dict[int, list[Histogram | None]] = {}
+        hours: dict[int, list[Timed | None]] = {}
         for index, each in enumerate(series.durations):
             hours.setdefault(int(series.time(index) % DAY // HOUR), []).append(each)
         usual = merged(series.durations)

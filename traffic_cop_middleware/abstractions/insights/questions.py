@@ -5,14 +5,18 @@ month, only: the day before; the same day, and a little more, in each of four we
 level that moves them); the same hours of the six days before (latency, errors). So a look at the last hour reads 1,900
 buckets of a route where four weeks have 8,064. What was not read is unknown to the detectors, as what was not recorded.
 
-Rows are read some hours at a time and added up in a thread, with pauses: no request waits for it.
+Rows are read some hours at a time and added up in a thread, with pauses: no request waits for it. What the look before
+has read of the past is kept (`kept.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import builtins
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
+
+import anyio
 
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED
 from traffic_cop_middleware.abstractions.history.questions import HistoryQuestions
@@ -31,6 +35,7 @@ from traffic_cop_middleware.abstractions.history.results import By
 from traffic_cop_middleware.abstractions.history.rows import RECORDED, UPSTREAMS
 from traffic_cop_middleware.abstractions.history.series import Grid
 from traffic_cop_middleware.abstractions.insights.failing import failing
+from traffic_cop_middleware.abstractions.insights.kept import KeptSlots, stretches
 from traffic_cop_middleware.abstractions.insights.movers import movers
 from traffic_cop_middleware.abstractions.insights.patterns import Patterns, patterns
 from traffic_cop_middleware.abstractions.insights.quotas import Quota, exhaustion
@@ -41,6 +46,7 @@ from traffic_cop_middleware.abstractions.insights.values import WEEK, Insight, S
 from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, USAGE
 from traffic_cop_middleware.abstractions.metrics.usage import KINDS
 from traffic_cop_middleware.abstractions.policies import parse_rates
+from traffic_cop_middleware.contracts import HistoryStore
 from traffic_cop_middleware.contracts.usage import REST
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -48,10 +54,11 @@ Quotas = Mapping[str, str | Mapping[str, str]]
 """By kind of use: a quota for each of that kind, or by name."""
 
 LONGEST_LOOK = 7 * DAY
+LONGEST_KEPT = 2 * HOUR
 BEFORE, SAME_HOUR = 30 * HOUR, 2 * HOUR
 """Seconds before a look that are read in each of the weeks, and in each of the days before."""
 WEEKS, DAYS = 4, 6
-AT_ONCE = 72
+AT_ONCE = 36
 """Buckets that are read at a time."""
 MOST_ROUTES = 500
 MOST_NEAR_QUOTA = 20
@@ -63,6 +70,17 @@ Span = tuple[int, int]
 
 class InsightQuestions(HistoryQuestions):
     """What stands out, and how the traffic is shaped."""
+
+    def __init__(
+        self,
+        history: HistoryStore | None,
+        *,
+        clock: Callable[[], float],
+        threads: anyio.CapacityLimiter,
+        catch_up: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        super().__init__(history, clock=clock, threads=threads, catch_up=catch_up)
+        self._slots = KeptSlots()
 
     async def insights(
         self,
@@ -84,8 +102,9 @@ class InsightQuestions(HistoryQuestions):
         (also "user", "plan", "api_key"): then it is told who is about to use theirs up; of each kind the 20 that used
         most. `weights` are the shares that upstreams are to have, by their name: then it is told who gets another one.
 
-        Some dozen round trips to the documents, and seconds of CPU in a thread of its own: 5 for 50 routes and a month
-        of history (`benchmarks/analytics.py`). Minutes in which no worker was there to count are known as such: they
+        Some dozen round trips to the documents, and seconds of CPU in a thread of its own: 2 for 50 routes and a month
+        of history, and less than one where this process looked at an hour some minutes ago
+        (`benchmarks/analytics.py`). Minutes in which no worker was there to count are known as such: they
         are no drop.
 
         Raises:
@@ -108,7 +127,8 @@ class InsightQuestions(HistoryQuestions):
         if since < end and spans:
             # Times are compared with those of a week, and no more of them is kept in memory.
             grid = Grid(spans[0][0], end, FIVE, timed=since - WEEK - HOUR)
-            await self._collect(grid, spans, REQUESTS)
+            kept = self._slots if end - since <= LONGEST_KEPT else None  # a longer look would keep too much
+            await self._collect(grid, spans, REQUESTS, kept=kept)
             found += await self._computed(_of_requests, grid, since, routes)
             upstreams = Grid(since, end, FIVE)
             await self._collect(upstreams, [(since, end)], UPSTREAMS)
@@ -150,16 +170,22 @@ class InsightQuestions(HistoryQuestions):
         if self._catch_up is not None:
             await self._catch_up()
 
-    async def _collect(self, grid: Grid, spans: Sequence[Span], kind: str, *, name: str | None = None) -> None:
-        """Read what there is of a kind in these stretches, and what was recorded at all."""
+    async def _collect(
+        self, grid: Grid, spans: Sequence[Span], kind: str, *, name: str | None = None, kept: KeptSlots | None = None
+    ) -> None:
+        """Read what there is of a kind in these stretches, and what was recorded at all; what is `kept` is not read."""
         history = self._kept
         due = {each[:2] for each in await history.due()}
-        for start, end in spans:
-            marks = await history.read(cover(start, end, due=due, coarsest=grid.step), kind=COUNTS, name=RECORDED)
-            await self._computed(grid.add, marks)
-            for first, last in _pieces(start, end, AT_ONCE * grid.step):
-                covered = cover(first, last, due=due, coarsest=grid.step)
-                await self._computed(grid.add, await history.read(covered, kind=kind, name=name))
+        starts = [at for start, end in spans for at in builtins.range(start, end, grid.step)]
+        if kept is not None:
+            grid.slots.update(kept.of(grid, starts, due=due))
+            starts = [start for start in starts if start not in grid.slots]
+        for part in stretches(starts, grid.step, most=AT_ONCE):
+            covered = [each for span in part for each in cover(*span, due=due, coarsest=grid.step)]
+            await self._computed(grid.add, await history.read(covered, kind=COUNTS, name=RECORDED))
+            await self._computed(grid.add, await history.read(covered, kind=kind, name=name))
+        if kept is not None:
+            kept.keep(grid, due=due)
 
     async def _of_quota(self, kind: str, name: str | None, quota: Quota, now: float) -> list[Insight]:
         begin = _whole(now, quota.period)
@@ -202,10 +228,6 @@ def _quotas_of(quotas: Quotas | None) -> Sequence[tuple[str, str | None, Quota]]
 
 def _whole(moment: float, step: int) -> int:
     return int(moment // step) * step
-
-
-def _pieces(start: int, end: int, length: int) -> Iterator[Span]:
-    return ((at, min(at + length, end)) for at in range(start, end, length))
 
 
 def _looked_at(since: int, end: int, *, oldest: int) -> Sequence[Span]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log, sqrt
 from typing import NamedTuple
@@ -9,8 +10,8 @@ from typing import NamedTuple
 from traffic_cop_middleware.abstractions.insights.baselines import centre_and_spread, confidence_of
 from traffic_cop_middleware.abstractions.insights.runs import Run, joined, runs
 from traffic_cop_middleware.abstractions.insights.sentences import percent, seconds, span
-from traffic_cop_middleware.abstractions.insights.values import Insight, Series, merged
-from traffic_cop_middleware.abstractions.metrics.histogram import Histogram, bucket_of
+from traffic_cop_middleware.abstractions.insights.values import Insight, Series, Timed, merged
+from traffic_cop_middleware.abstractions.metrics.histogram import bucket_of
 from traffic_cop_middleware.abstractions.metrics.pauses import never
 
 SHARE = 0.95
@@ -125,13 +126,16 @@ def _shifts(series: Series, since: float, pause: Callable[[], None]) -> list[Shi
 
 
 def _same_time(indices: Sequence[int], index: int, step: int) -> list[int]:
-    """Those at the same time of the day; all where they are few."""
+    """Those at the same time of the day; all where they are few. They are in order, and before `index`."""
     day, around = DAY // step, max(1, AROUND // step)
-    near = [each for each in indices if min((index - each) % day, (each - index) % day) <= around]
+    near: list[int] = []
+    for days in range((index - indices[0]) // day + 1, -1, -1) if indices else ():
+        same = index - days * day
+        near += indices[bisect_left(indices, same - around) : bisect_right(indices, same + around)]
     return near if len(near) >= KNOWN else list(indices)
 
 
-def times_of(histograms: Iterable[Histogram | None]) -> Times | None:
+def times_of(histograms: Iterable[Timed | None]) -> Times | None:
     """Durations as figures; `None` where nothing was timed."""
     both = merged(histograms)
     if both is None:
@@ -139,7 +143,7 @@ def times_of(histograms: Iterable[Histogram | None]) -> Times | None:
     return Times(both.count, both.total, both.quantile(SHARE) or 0.0)
 
 
-def z_above(histograms: Iterable[Histogram | None], usual: float) -> float:
+def z_above(histograms: Iterable[Timed | None], usual: float) -> float:
     """How surely more than a twentieth took longer than `usual`, a p95: in standard deviations of chance.
 
     A p95 by some dozen requests jumps where the tail is long, in a way that no MAD knows of; how many are above the

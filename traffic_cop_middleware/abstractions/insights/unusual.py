@@ -170,8 +170,8 @@ def _summed(series: Series, width: int) -> Series:
     """Each bucket with those before it, `width` in all; unknown where one of them is."""
     if width == 1:
         return series
-    sums = [0, *accumulate(count or 0 for count in series.counts)]
-    holes = [0, *accumulate(count is None for count in series.counts)]
+    sums = [0, *accumulate([count or 0 for count in series.counts])]
+    holes = [0, *accumulate([count is None for count in series.counts])]
     counts: Sequence[int | None] = [
         sums[at] - sums[at - width] if at >= width and holes[at] == holes[at - width] else None
         for at in range(1, len(series) + 1)

@@ -8,10 +8,12 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any, Literal
 
+from traffic_cop_middleware.abstractions.insights.durations import Durations, added, histogram_of
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
 
 Severity = Literal["info", "warning", "critical"]
 WEEK = 7 * 86_400
+Timed = Histogram | Durations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Series:
     step: int
     counts: Sequence[int | None]
     errors: Sequence[int] = ()
-    durations: Sequence[Histogram | None] = ()
+    durations: Sequence[Timed | None] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,11 +132,14 @@ def name_of(labels: Mapping[str, str]) -> str:
     return ", ".join(words) or "the traffic"
 
 
-def merged(histograms: Iterable[Histogram | None]) -> Histogram | None:
+def merged(histograms: Iterable[Timed | None]) -> Histogram | None:
     """All of them as one; `None` where nothing was timed."""
     found: Histogram | None = None
-    for each in histograms:
-        if each is None or not each.count:
+    known = [each for each in histograms if each is not None and each.count]
+    if packed := [each for each in known if isinstance(each, Durations)]:
+        found = histogram_of(added(packed))
+    for each in known:
+        if isinstance(each, Durations):
             continue
         if found is None:
             found = Histogram(scale=each.scale)

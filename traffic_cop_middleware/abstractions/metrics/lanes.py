@@ -35,6 +35,8 @@ def lanes_of(numbers: Sequence[int]) -> int:
 
 def relaned(data: bytes, width: int, to: int) -> bytes:
     """Lanes of `width` bytes as lanes of `to` bytes; what is above that is left out."""
+    if width == to:
+        return data
     found = bytearray(len(data) // width * to)
     for place in range(min(width, to)):
         found[place::to] = data[place::width]
@@ -77,6 +79,12 @@ class Buckets:
     def packed(self) -> bytes:
         """The lanes, as bytes."""
         return self.lanes.to_bytes(-(-self.lanes.bit_length() // (self.width * 8)) * self.width, "little")
+
+    def widened(self) -> Buckets:
+        """The same in lanes that any number of them is added up in."""
+        if self.width == BUCKET:
+            return self
+        return Buckets(self.low, int.from_bytes(relaned(self.packed(), self.width, BUCKET), "little"))
 
     @property
     def count(self) -> int:

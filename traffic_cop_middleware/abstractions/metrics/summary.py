@@ -15,7 +15,10 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.blobs import blob_of, parts_of
 from traffic_cop_middleware.abstractions.metrics.business import Level
@@ -37,6 +40,8 @@ MOST_NARROW = 1 << 13
 """Up to so many durations in each histogram the lanes are narrow; so seven blobs at least are added up as they are."""
 LOWEST = 1 << 15
 """Added to an index, so that it is not negative."""
+SHORT = 1_000
+"""Bytes of names that are remembered."""
 AT_ONCE = 64
 """Histograms that are added up without a pause: that takes a tenth of a millisecond."""
 
@@ -171,18 +176,82 @@ def encode(summary: Summary, *, pause: Callable[[], None] = never) -> bytes:
     return blob_of(FORM, (names, numbers, struct.pack(f"<{len(places)}H", *places), b"".join(lanes), levels))
 
 
+class Layout(NamedTuple):
+    """Names as a blob has them: those of rows, with their bytes and where their first number is; and of durations."""
+
+    rows: Sequence[tuple[Name, int]]
+    places: Sequence[int]
+    durations: Sequence[Name]
+    size: int
+
+
+def _layout(names: bytes) -> Layout:
+    """Raises ValueError: these are no names."""
+    return _known_layout(names) if len(names) <= SHORT else _new_layout(names)
+
+
+def _new_layout(names: bytes) -> Layout:
+    try:
+        told, durations = json.loads(names)
+        rows = [(tuple(name), WIDTHS[name[0]] * NUMBER) for name in told]
+        *places, size = accumulate((size for _, size in rows), initial=0)
+        return Layout(rows, places, [tuple(name) for name in durations], size)
+    except (ValueError, TypeError, LookupError) as exc:
+        raise ValueError(f"a blob that holds no figures: {exc}") from exc
+
+
+_known_layout = lru_cache(maxsize=2_000)(_new_layout)
+"""Each route has the same names in each bucket of its history."""
+
+
+def _spread(layout: Layout, numbers: bytes, places: bytes, lanes: bytes) -> tuple[int, Sequence[int], Sequence[int]]:
+    """What no narrow lane reaches, and where the buckets begin and how many they are.
+
+    Raises:
+        ValueError: the parts don't fit the names.
+    """
+    if len(numbers) != layout.size or len(places) != 2 + 4 * len(layout.durations):
+        raise ValueError("a blob that holds no figures: its numbers do not fit its names")
+    most, *found = struct.unpack(f"<{len(places) // 2}H", places)
+    lows, sizes = found[::2], found[1::2]
+    if sum(sizes) * (NARROW if most else BUCKET) != len(lanes):
+        raise ValueError("a blob that holds no figures: its buckets do not fit their places")
+    return most, lows, sizes
+
+
+def first_numbers(
+    blob: bytes, *, timed: Collection[str]
+) -> tuple[Sequence[tuple[Name, int]], Sequence[tuple[Name, Buckets]]]:
+    """Of one blob the first number of each row, and the durations whose name begins with one of `timed`.
+
+    So much of it, and adding nothing up, takes a quarter of the time.
+
+    Raises:
+        ValueError: it holds no figures.
+    """
+    names, numbers, places, lanes, _ = parts_of(blob, FORM, 5)
+    layout = _layout(names)
+    most, lows, sizes = _spread(layout, numbers, places, lanes)
+    counts = [
+        (name, int.from_bytes(numbers[at : at + NUMBER], "little"))
+        for (name, _), at in zip(layout.rows, layout.places, strict=True)
+    ]
+    durations, at, width = [], 0, NARROW if most else BUCKET
+    for name, low, size in zip(layout.durations, lows, sizes, strict=True) if timed else ():
+        end = at + size * width
+        if size and name[0] in timed:
+            durations.append((name, Buckets(low - LOWEST, int.from_bytes(lanes[at:end], "little"), width=width)))
+        at = end
+    return counts, durations
+
+
 class Column:
     """Blobs with the same names, added up."""
 
     def __init__(self, names: bytes) -> None:
         """Raises ValueError: these are no names."""
-        try:
-            rows, durations = json.loads(names)
-            self._rows: Sequence[tuple[Name, int]] = [(tuple(name), WIDTHS[name[0]] * NUMBER) for name in rows]
-            self._names: Sequence[Name] = [tuple(name) for name in durations]
-        except (ValueError, TypeError, LookupError) as exc:
-            raise ValueError(f"a blob that holds no figures: {exc}") from exc
-        self._size = sum(size for _, size in self._rows)
+        self._layout = layout = _layout(names)
+        self._rows, self._names, self._size = layout.rows, layout.durations, layout.size
         self._numbers = 0
         self._buckets = [Buckets() for _ in self._names]
         self._begin_narrow()
@@ -198,13 +267,8 @@ class Column:
         Raises:
             ValueError: they don't fit the names; nothing was added.
         """
-        if len(numbers) != self._size or len(places) != 2 + 4 * len(self._names):
-            raise ValueError("a blob that holds no figures: its numbers do not fit its names")
-        most, *found = struct.unpack(f"<{len(places) // 2}H", places)
-        lows, sizes = found[::2], found[1::2]
+        most, lows, sizes = _spread(self._layout, numbers, places, lanes)
         width = NARROW if most else BUCKET
-        if sum(sizes) * width != len(lanes):
-            raise ValueError("a blob that holds no figures: its buckets do not fit their places")
         if self._most + most >= 1 << 8 * NARROW:
             self._widen()
             self._begin_narrow()
