@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.advisor.history import HistoryAdvice
 from traffic_cop_middleware.abstractions.asking import answered
@@ -34,6 +33,7 @@ from traffic_cop_middleware.abstractions.metrics.sums import summed
 from traffic_cop_middleware.abstractions.metrics.windows import Windows, left_out, tails_of, to_seal, windows_at
 from traffic_cop_middleware.contracts import HistoryStore, MetricsRecord, MetricsStore, Past, Totals, WorkerTotal
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
+from traffic_cop_middleware.loops import OneThread, Turns
 
 log = logging.getLogger("traffic_cop")
 T = TypeVar("T")
@@ -83,29 +83,25 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
         self._store = store
         self._recorder = recorder
         self._interval = interval
-        self._flushing = anyio.Lock()
+        self._flushing = Turns()
         self._acknowledged = ("", 0)
         """The worker, and through how many slots the store has its sum."""
         self._record: MetricsRecord | None = None
         self._heal_until = 0.0
         self._workers = 0
         """How many there are; 0 before this one has looked."""
-        # One of its own: the app's may all be busy with its endpoints.
-        self._threads = anyio.CapacityLimiter(1)
-        self._windows = Windows(store, threads=self._threads)
-        past = anyio.CapacityLimiter(1)  # what is long about the past holds up no flush
-        self._late = Windows(store, threads=past)
+        self._thread = OneThread()
+        self._windows = Windows(store, thread=self._thread)
+        past = OneThread()  # what is long about the past holds up no flush
+        self._late = Windows(store, thread=past)
         self.keeper: HistoryKeeper | None = None
         """Makes the history, in the worker that leads; where each process counts for itself, in each."""
         catch_up = None
         if history is not None:
-            self.keeper = HistoryKeeper(store, history, clock=recorder.clock, threads=past, flush=self.flush)
+            self.keeper = HistoryKeeper(store, history, clock=recorder.clock, thread=past, flush=self.flush)
             if self.keeper.by_itself:
                 catch_up = partial(self.keeper.take, token=None)
-        super().__init__(history, clock=recorder.clock, threads=past, catch_up=catch_up)
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+        super().__init__(history, clock=recorder.clock, thread=past, catch_up=catch_up)
 
     # Reading
 
@@ -127,10 +123,10 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
             recorder.turn()
             recorder.cut()
             (slots, minutes), tails = windows_at(recorder.slot), []
-            windows = await self._in_thread(self._own_windows, [*minutes, *slots])
+            windows = await self._thread.run(self._own_windows, [*minutes, *slots])
             under_way, workers, complete, age = recorder.under_way(), 1, False, 0.0
         else:
-            under_way = await self._in_thread(partial(self._under_way, totals))
+            under_way = await self._thread.run(partial(self._under_way, totals))
             workers, complete = self._alive(totals), True
             age = totals.age if self._store.shared else 0.0
         age = max(age, recorder.clock() - recorder.began, SHORTEST)
@@ -152,7 +148,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
                 period([*minutes, *tails, *slots], len(minutes) * MINUTE + MINUTE + in_minute * SLOT + elapsed),
             )
 
-        ten, one, fifteen = await self._in_thread(periods)
+        ten, one, fifteen = await self._thread.run(periods)
         return Live(
             last_10_seconds=ten,
             last_minute=one,
@@ -201,7 +197,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
                 summary.add(windows[tail], pause=pause)
             return found
 
-        return await self._in_thread(minutes)
+        return await self._thread.run(minutes)
 
     async def totals(self) -> Counted:
         """All that was counted since the counters began, over all workers, and what is under way.
@@ -217,7 +213,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
         if time.monotonic() < self._heal_until:
             raise StoreUnavailable("the store has lost its counters, and the workers are writing them again")
         await self._retire(totals)
-        figures = await self._in_thread(partial(self._summed, totals))
+        figures = await self._thread.run(partial(self._summed, totals))
         return Counted(figures, self._alive(totals), self._store.shared)
 
     def _alive(self, totals: Totals) -> int:
@@ -264,14 +260,14 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
                 recorder.cut()
                 make = partial(recorder.flush, self._acknowledged, whole=whole)
                 # Who writes in a thread may hold up the others.
-                busy = self._threads.borrowed_tokens > 0
+                busy = self._thread.busy
                 long = whole or busy or recorder.behind or recorder.unsent or recorder.size > MOST_INLINE
-                worker, flush = await self._in_thread(partial(make, pause=Pauses())) if long else make()
+                worker, flush = await self._thread.run(partial(make, pause=Pauses())) if long else make()
                 flushed = await answered(self._store.flush(worker, flush))
                 if worker != recorder.worker:
                     continue  # on another event loop it was ended meanwhile
                 if flushed.retired is not None:
-                    await self._in_thread(recorder.reborn, *flushed.retired)
+                    await self._thread.run(recorder.reborn, *flushed.retired)
                 elif flushed.accepted:
                     self._acknowledged = (worker, flush.through)
                     recorder.sent(flush.windows, through=flush.through)
@@ -292,7 +288,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
                 recorder.forked()
                 await self._write_last()  # of an end before this one
                 recorder.turn(early=True)
-                await self._in_thread(recorder.end)
+                await self._thread.run(recorder.end)
                 await self._write_last()
         except StoreError as exc:
             log.warning("what this worker has counted since its last flush is lost if its process ends now: %s", exc)
@@ -306,7 +302,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
             last = recorder.last[0]
             flushed = await answered(self._store.flush(*last))
             if flushed.retired is not None:
-                await self._in_thread(recorder.reborn_last, last, *flushed.retired)
+                await self._thread.run(recorder.reborn_last, last, *flushed.retired)
             else:
                 recorder.came(last)
                 await self._learn(flushed.epoch, flushed.version)
@@ -344,7 +340,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
         found = await answered(self._store.record())
         if known is not None and known.epoch != found.epoch:
             self._heal_until = time.monotonic() + self._fresh
-            whole = await self._in_thread(
+            whole = await self._thread.run(
                 lambda: united(read(found.value, found.epoch), read(known.value, known.epoch))
             )
             if whole is not None:
@@ -362,7 +358,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
         }
         if gone:
             try:
-                value = await self._in_thread(partial(_retired, totals.record, gone))
+                value = await self._thread.run(partial(_retired, totals.record, gone))
             except ValueError as exc:
                 log.warning("workers that are gone stay apart: %s", exc)  # a newer version can read them
                 return

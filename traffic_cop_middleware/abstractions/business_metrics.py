@@ -17,9 +17,6 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Literal, TypeVar, get_args
 
-import anyio
-import anyio.to_thread
-
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction, FoundFigures
 from traffic_cop_middleware.abstractions.business.declarations import Attribute, BusinessMetric, Kind, SeriesOf
 from traffic_cop_middleware.abstractions.business.export import (
@@ -51,6 +48,7 @@ from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.metrics.summary import BUSINESS, REQUESTS, STREAMS, USAGE
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.loops import OneThread
 
 T = TypeVar("T")
 Format = Literal["csv", "json"]
@@ -76,8 +74,7 @@ class BusinessMetricsAbstraction:
         self._series = {metric.name: SeriesOf(metric) for metric in metrics}
         self._recorder = recorder
         self._analytics = analytics
-        # One of its own: the app's may all be busy with its endpoints.
-        self._threads = anyio.CapacityLimiter(1)
+        self._thread = OneThread()
 
     # Counting
 
@@ -260,7 +257,7 @@ class BusinessMetricsAbstraction:
         yield writing.tail()
 
     async def _computed(self, work: Callable[..., T]) -> T:
-        return await anyio.to_thread.run_sync(partial(work, pause=Pauses()), limiter=self._threads)
+        return await self._thread.run(partial(work, pause=Pauses()))
 
 
 def _steps(found: FoundFigures, step: int | None) -> Any:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-
-import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.contracts import Changes, Message, MessageBus, Record, RecordStore
 from traffic_cop_middleware.contracts.records import MOST_CHANGED, MOST_CHANGED_BYTES
 from traffic_cop_middleware.errors import ConfigurationError, RecordConflict, StoreError
+from traffic_cop_middleware.loops import Turns
 
 log = logging.getLogger("traffic_cop")
 
@@ -36,7 +36,7 @@ MOST_TURNS = 20
 class Watched:
     """A kind that is watched, and how far it is known. `begun`: it was read; `due`: somebody is about to read it."""
 
-    __slots__ = ("begun", "due", "heard", "kind", "known", "reading", "ready", "version", "writing")
+    __slots__ = ("begun", "due", "heard", "kind", "known", "reading", "ready", "taking", "version", "writing")
 
     def __init__(self, kind: str, heard: Heard, ready: Ready | None) -> None:
         self.kind = kind
@@ -44,8 +44,9 @@ class Watched:
         self.ready = ready
         self.version = 0
         self.known: dict[str, str] = {}
-        self.reading = anyio.Lock()
-        self.writing = anyio.Lock()
+        self.reading = Turns()
+        self.writing = Turns()
+        self.taking = threading.RLock()
         self.begun = False
         self.due = False
 
@@ -72,7 +73,8 @@ class Watched:
 class MessagingAbstraction:
     """Watches kinds of records, publishes changes to them, and converges with what others published.
 
-    One event loop's. `bus` may be `None`: then only `converge` finds what others changed.
+    One event loop's; with a store in this process, that of all event loops here. `bus` may be `None`: then only
+    `converge` finds what others changed.
     """
 
     def __init__(self, records: RecordStore, bus: MessageBus | None) -> None:
@@ -174,15 +176,18 @@ class MessagingAbstraction:
             if changes.version == 0 and watched.known:
                 await self._give_back(watched)
                 changes = await answered(self._records.read(watched.kind))
-            changes = watched.news(changes)
             if watched.ready is not None and self._records.shared:
-                await watched.ready(changes)
+                await watched.ready(watched.news(changes))
             self._heard(watched, changes)
 
     @staticmethod
     def _heard(watched: Watched, changes: Changes) -> None:
-        if changes.version != watched.version or not watched.begun:
-            watched.take(changes)
+        with watched.taking:  # of a store in this process another event loop's thread may have read more meanwhile
+            if watched.begun and not changes.whole and changes.version <= watched.version:
+                return
+            news = watched.news(changes)
+            if news.version != watched.version or not watched.begun:
+                watched.take(news)
 
     async def _give_back(self, watched: Watched) -> None:
         """Write what is known into a store that lost it; the first worker that does so wins.
@@ -218,7 +223,7 @@ class MessagingAbstraction:
         if not self._records.shared:  # it answers at once, and there may be no event loop of asyncio's
             changes = self._records.read(watched.kind, since=watched.version)
             if isinstance(changes, Changes):
-                self._heard(watched, watched.news(changes))
+                self._heard(watched, changes)
         elif not watched.due:
             watched.due = True
             reading = asyncio.get_running_loop().create_task(self._read_later(watched))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class SessionManagementAbstraction:
     ) -> None:
         self._sessions = sessions
         self._routes = routes
+        self._watching = threading.Lock()
         self._watched: dict[str, dict[str, set[Watched]]] = {}
         self._bus = bus
         self._unsubscribe: Callable[[], None] | None = None
@@ -187,18 +189,20 @@ class SessionManagementAbstraction:
 
     def watch(self, key: SessionKey, ended: Watched) -> Callable[[], None]:
         """Call `ended` when a session is ended, by whichever worker; calling what this returns ends the watch."""
-        if self._unsubscribe is None and self._bus is not None:
-            self._unsubscribe = self._bus.subscribe(TOPIC, self._heard)
-        watched = self._watched.setdefault(key.tag, {}).setdefault(key.id, set())
-        watched.add(ended)
+        with self._watching:  # the sockets of several event loops, and whoever publishes
+            if self._unsubscribe is None and self._bus is not None:
+                self._unsubscribe = self._bus.subscribe(TOPIC, self._heard)
+            watched = self._watched.setdefault(key.tag, {}).setdefault(key.id, set())
+            watched.add(ended)
 
         def stop() -> None:
-            watched.discard(ended)
-            ids = self._watched.get(key.tag, {})
-            if not watched and ids.get(key.id) is watched:
-                del ids[key.id]
-                if not ids:
-                    del self._watched[key.tag]
+            with self._watching:
+                watched.discard(ended)
+                ids = self._watched.get(key.tag, {})
+                if not watched and ids.get(key.id) is watched:
+                    del ids[key.id]
+                    if not ids:
+                        del self._watched[key.tag]
 
         return stop
 
@@ -217,12 +221,13 @@ class SessionManagementAbstraction:
             return
         ids, tag, keep = told.get("ids", ()), told.get("tag"), told.get("keep")
         everyone = bool(told.get("all")) or message.payload is None
-        ended = [
-            watcher
-            for its_tag, watched in self._watched.items()
-            for id, watchers in watched.items()
-            if everyone or id in ids or (its_tag == tag and id != keep)
-            for watcher in watchers
-        ]
+        with self._watching:
+            ended = [
+                watcher
+                for its_tag, watched in self._watched.items()
+                for id, watchers in watched.items()
+                if everyone or id in ids or (its_tag == tag and id != keep)
+                for watcher in watchers
+            ]
         for watcher in ended:
             watcher(message.payload is not None)

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
-from anyio.lowlevel import current_token
 
 from traffic_cop_middleware.contracts import Event
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
+from traffic_cop_middleware.loops import waker
 
 log = logging.getLogger("traffic_cop.documents")
 
@@ -80,13 +80,6 @@ class Call(Generic[Driver, Answer]):
         if not self._answers:
             raise StoreTimeout("no answer within the deadline")
         return self._answers[0]
-
-
-def waker() -> Callable[[Callable[[], object]], object]:
-    """A function by which another thread lets the running event loop call something, without waiting for it."""
-    loop: Any = current_token().native_token
-    wake: Callable[[Callable[[], object]], object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-    return wake
 
 
 class Worker(Protocol[Driver]):

@@ -40,6 +40,7 @@ from traffic_cop_middleware.composition.state_stores import StateStores
 from traffic_cop_middleware.composition.telling import Telling, TellingSettings
 from traffic_cop_middleware.contracts import Backend, Changes, Lease, Message, StateStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
+from traffic_cop_middleware.loops import OneLoop
 
 log = logging.getLogger("traffic_cop")
 
@@ -68,7 +69,6 @@ class Opened:
             "_keeping",
             "_messaging",
             "_pushes",
-            "_scope",
             "_settings",
             "_state_is_shared",
             "_telling",
@@ -76,6 +76,7 @@ class Opened:
             "_unsubscribe",
             "_uses",
             "_working",
+            "_works",
             "analytics",
             "backend",
             "files",
@@ -140,7 +141,7 @@ class Opened:
         self.state: StateManagementAbstraction | None = None
         self._state_is_shared = False
         self._pushes: StatePushes | None = None
-        self._scope: tuple[anyio.CancelScope, anyio.Event] | None = None
+        self._works = OneLoop()
         store = getattr(backend, "state", None)  # one of a third party may be older than that
         self.files: FileManagementAbstraction | None = None
         self.promotion: StatePromotionAbstraction | None = None
@@ -272,21 +273,26 @@ class Opened:
         return self.state is not None and self._state_is_shared
 
     async def work(self) -> None:
-        """Take state to its documents, push again what services did not take, keep a history; until cancelled."""
-        scope, ended = self._scope = anyio.CancelScope(), anyio.Event()
-        try:
-            with scope:
-                async with anyio.create_task_group() as tasks:
-                    if self._history is not None and self._keeping is None:
-                        tasks.start_soon(self._history.run)
-                    if self._telling is not None and self._tells is None:
-                        tasks.start_soon(self._telling.run)
-                    if self.state is not None:
-                        tasks.start_soon(self._work, self.state)
-        finally:
-            ended.set()
+        """Take state to its documents, push again what services did not take, keep a history; until cancelled.
 
-    async def _work(self, state: StateManagementAbstraction) -> None:
+        Of several event loops, and lifespans, one does so; when that ends the next one takes over.
+        """
+        await self._works.run(self._work)
+
+    async def rest(self) -> None:
+        """Have no more of `work` done on this event loop: it is about to end, and others go on."""
+        await self._works.rest()
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            if self._history is not None and self._keeping is None:
+                tasks.start_soon(self._history.run)
+            if self._telling is not None and self._tells is None:
+                tasks.start_soon(self._telling.run)
+            if self.state is not None:
+                tasks.start_soon(self._work_for, self.state)
+
+    async def _work_for(self, state: StateManagementAbstraction) -> None:
         async with anyio.create_task_group() as tasks:
             if state.house.flusher is not None:
                 tasks.start_soon(state.house.flusher.run)
@@ -330,10 +336,7 @@ class Opened:
             task.cancel()
         if background:
             await asyncio.wait(background)
-        if self._scope is not None:
-            scope, ended = self._scope
-            scope.cancel()
-            await ended.wait()
+        await self._works.end(within=LAST_FLUSH)
         if self._has_analytics:
             await self.analytics.end()
         if self._history is not None:

@@ -28,6 +28,7 @@ from traffic_cop_middleware.composition.state_stores import StateStores
 from traffic_cop_middleware.composition.workers import sign_of_several
 from traffic_cop_middleware.contracts import Backend
 from traffic_cop_middleware.errors import ConfigurationError, StoreError
+from traffic_cop_middleware.loops import Turns
 
 log = logging.getLogger("traffic_cop")
 
@@ -73,7 +74,7 @@ class Parts:
         self.observers = observers
         self.opened: Opened | None = None
         self._by_loop: dict[object, Opened] = {}
-        self._locks: dict[object, anyio.Lock] = {}
+        self._locks: dict[object, Turns] = {}
         self._lifespans: dict[object, int] = {}
         """By event loop: one cop may serve apps on several of them, each in a thread of its own."""
         self.also_start: list[Callable[[], None]] = []
@@ -126,21 +127,23 @@ class Parts:
             return None
         return opened
 
-    async def open(self, *, patience: float = START_PATIENCE) -> Opened:
-        """Open for the running event loop, unless that was done.
+    async def open(self, *, patience: float = START_PATIENCE, lifespan: bool = False) -> Opened:
+        """Open for the running event loop, unless that was done. A `lifespan` keeps it open until its `stop`.
 
         Raises:
             ConfigurationError: it will never work as configured.
         """
         loop = _running_loop() if self._per_loop else None
         self._forget_closed_loops()
-        async with self._locks.setdefault(loop, anyio.Lock()) if self._per_loop else contextlib.nullcontext():
+        async with self._locks.setdefault(loop, Turns()):
             opened = self._by_loop.get(loop)
             if opened is None:
                 opened = self._by_loop[loop] = await self._open(loop, patience)
                 await opened.begin()
                 self._warn_of_several_workers(opened.backend)
             self.opened = opened
+            if lifespan:
+                self._lifespans[_running_loop()] = self._lifespans.get(_running_loop(), 0) + 1
             if self._exporting is not None:
                 self._exporting.begin()
             return opened
@@ -217,9 +220,7 @@ class Parts:
         """
         for start in self.also_start:
             start()
-        await self.open()
-        loop = _running_loop()
-        self._lifespans[loop] = self._lifespans.get(loop, 0) + 1
+        await self.open(lifespan=True)
         try:
             for begin in self.also_begin:
                 await begin()
@@ -254,22 +255,35 @@ class Parts:
     async def stop(self) -> None:
         """Close what was opened on the running event loop, unless another lifespan still needs it."""
         loop = _running_loop()
-        left = self._lifespans.pop(loop, 0) - 1
-        if left > 0:
-            self._lifespans[loop] = left
+        if self._lifespans.get(loop, 0) > 1:
+            self._lifespans[loop] -= 1
             return
         for close in self.also_close:
             await close()
-        self._forget_closed_loops()
-        if self._lifespans and not self._per_loop:
-            return  # what all loops share ends with the last of them
-        opened = self._by_loop.pop(loop if self._per_loop else None, None)
-        if opened is self.opened:
-            self.opened = None
+        opened = None
+        with anyio.CancelScope(shield=True):  # a lifespan that is cancelled ends as well
+            if self.opened is not None and not self._per_loop:
+                await self.opened.rest()
+            opened = await self._stop(loop)
         if opened is not None:
             await opened.close()
         if self._exporting is not None and not self._lifespans:
             await self._exporting.end()
+
+    async def _stop(self, loop: object) -> Opened | None:
+        """Count a lifespan of this loop no longer, and give what nobody else needs."""
+        opened_for = loop if self._per_loop else None
+        async with self._locks.setdefault(opened_for, Turns()):  # another loop's thread may be about to start
+            left = self._lifespans.pop(loop, 0) - 1
+            if left > 0:
+                self._lifespans[loop] = left
+            self._forget_closed_loops()
+            if left > 0 or (self._lifespans and not self._per_loop):
+                return None  # what all loops share ends with the last of them
+            opened = self._by_loop.pop(opened_for, None)
+            if opened is self.opened:
+                self.opened = None
+            return opened
 
     def _forget_closed_loops(self) -> None:
         for loop in [*self._by_loop, *self._lifespans, *self._locks]:

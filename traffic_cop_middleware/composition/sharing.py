@@ -6,15 +6,13 @@ by event loop, because a socket belongs to one.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-import anyio
-
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.contracts import Event
+from traffic_cop_middleware.loops import Turns
 
 
 class Openable(Protocol):
@@ -41,7 +39,7 @@ class Shared(Generic[Product]):
         self.product = open_product(url, namespace=namespace, deadline=deadline, notify=self.observers.tell)
         self.users = 0
         self.closed = False
-        self.lock = anyio.Lock()
+        self.lock = Turns()
 
 
 _shared: WeakValueDictionary[tuple[object, ...], Shared[Any]] = WeakValueDictionary()
@@ -112,7 +110,7 @@ class Handle(Generic[Product]):
         """
         while True:
             shared = self._shared
-            async with shared.lock if self._loop is not None else contextlib.nullcontext():
+            async with shared.lock:
                 if not shared.closed:
                     self._unsubscribe = shared.observers.subscribe(self._notify)
                     try:

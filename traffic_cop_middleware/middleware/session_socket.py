@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traffic_cop_middleware.abstractions.request_session import RequestSession
 from traffic_cop_middleware.abstractions.session_management import SessionManagementAbstraction
+from traffic_cop_middleware.loops import Signal
 
 POLICY_VIOLATION = 1008
 """RFC 6455, section 7.4.1."""
@@ -141,23 +139,18 @@ class News:
 
     def __init__(self) -> None:
         self.surely = False
-        self._heard = anyio.Event()
-        self._here = threading.get_ident()
-        self._token = anyio.lowlevel.current_token()
+        self._heard = Signal()
 
     def tell(self, sure: bool) -> None:
         """Something was heard, in any thread."""
         self.surely = self.surely or sure
-        if threading.get_ident() == self._here:
-            self._heard.set()
-        else:  # memory://name is shared by all threads of a process
-            anyio.from_thread.run_sync(self._heard.set, token=self._token)
+        self._heard.set()
 
     async def wait(self, most: float | None) -> None:
         """Wait for news, `most` seconds."""
         with anyio.move_on_after(most):
             await self._heard.wait()
-        self._heard = anyio.Event()
+        self._heard = Signal()
 
 
 class Watch:

@@ -6,6 +6,7 @@ in front.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 import anyio
@@ -39,6 +40,7 @@ class FileReader:
         self._most = most_kept
         self._texts: OrderedDict[str, str] = OrderedDict()
         self._size = 0
+        self._keeping = threading.Lock()
         self._reads: dict[tuple[str, str, object], Read] = {}
 
     async def content(self, path: str, *, sha256: str, size: int) -> bytes:
@@ -69,10 +71,11 @@ class FileReader:
         return item if pointer is None else item._replace(value=await self._text(pointer))
 
     async def _text(self, pointer: Pointer) -> str:
-        kept = self._texts.get(pointer.sha256)
-        if kept is not None:
-            self._texts.move_to_end(pointer.sha256)
-            return kept
+        with self._keeping:  # another event loop's thread may let it go
+            kept = self._texts.get(pointer.sha256)
+            if kept is not None:
+                self._texts.move_to_end(pointer.sha256)
+                return kept
         place = (pointer.path, pointer.sha256, current_token())  # nobody waits for another event loop
         for _ in range(MOST_TURNS):
             under_way = self._reads.get(place)
@@ -93,10 +96,11 @@ class FileReader:
     async def _read(self, pointer: Pointer) -> str:
         text = (await self.content(pointer.path, sha256=pointer.sha256, size=pointer.size)).decode()
         if pointer.size <= self._most // 4:
-            if pointer.sha256 not in self._texts:
-                self._size += pointer.size
-            self._texts[pointer.sha256] = text
-            while self._size > self._most:
-                _, gone = self._texts.popitem(last=False)
-                self._size -= len(gone.encode())
+            with self._keeping:
+                if pointer.sha256 not in self._texts:
+                    self._size += pointer.size
+                self._texts[pointer.sha256] = text
+                while self._size > self._most:
+                    _, gone = self._texts.popitem(last=False)
+                    self._size -= len(gone.encode())
         return text

@@ -28,10 +28,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.history.ranges import DAY, HOUR, KEPT
@@ -49,6 +48,7 @@ from traffic_cop_middleware.abstractions.metrics.windows import Windows, tails_o
 from traffic_cop_middleware.contracts import HistoryBucket, HistoryRow, HistoryStore, MetricsStore, Span
 from traffic_cop_middleware.contracts.history import RESOLUTIONS
 from traffic_cop_middleware.errors import StoreError, StoreTimeout, StoreUnavailable
+from traffic_cop_middleware.loops import OneThread, Turns
 
 log = logging.getLogger("traffic_cop")
 T = TypeVar("T")
@@ -69,7 +69,7 @@ BESIDE = 250
 
 
 class HistoryKeeper:
-    """Makes the history of `metrics`. `clock` gives seconds since the epoch; what is long is done in the `threads`.
+    """Makes the history of `metrics`. `clock` gives seconds since the epoch; what is long is done in that `thread`.
 
     `flush` writes what this process has counted, so that it is in the windows. Others do that by themselves.
     """
@@ -80,18 +80,18 @@ class HistoryKeeper:
         history: HistoryStore,
         *,
         clock: Callable[[], float],
-        threads: anyio.CapacityLimiter,
+        thread: OneThread,
         flush: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._metrics = metrics
         self._history = history
         self._clock = clock
-        self._threads = threads
+        self._thread = thread
         self._flush = flush
         self._sleep = sleep
-        self._windows = Windows(metrics, threads=threads)
-        self._taking = anyio.Lock()
+        self._windows = Windows(metrics, thread=thread)
+        self._taking = Turns()
         self._taken: dict[int, tuple[int, ...]] = {}
         """The stamps of the windows of a minute when it was taken, with the store's epoch."""
         self._waiting: dict[HistoryBucket, Sequence[HistoryRow]] = {}
@@ -183,7 +183,7 @@ class HistoryKeeper:
                 summary = await self._minute(names[at])
                 if (await answered(self._metrics.record())).epoch != epoch:
                     return  # the store has lost everything meanwhile: the next pass knows what it has now
-                rows = await self._in_thread(partial(rows_of, summary, pause=Pauses()))
+                rows = await self._thread.run(partial(rows_of, summary, pause=Pauses()))
                 if rows:
                     self._waiting[HistoryBucket(MINUTE, minute * MINUTE, epoch)] = rows
                 self._taken[minute] = seen
@@ -220,7 +220,7 @@ class HistoryKeeper:
         """A minute over all workers."""
         summary = Summary()
         for window in (await self._windows.read([name, *tails_of([name])], now=self._clock())).values():
-            await self._in_thread(partial(summary.add, window, pause=Pauses()))
+            await self._thread.run(partial(summary.add, window, pause=Pauses()))
         return summary
 
     async def _roll_up(self, token: int | None) -> bool:
@@ -228,7 +228,7 @@ class HistoryKeeper:
             for due in await self._history.due():
                 if due.resolution == resolution and due.start + resolution + SETTLED <= self._clock():
                     found = await self._history.read([Span(finer, due.start, due.start + resolution)])
-                    rows = await self._in_thread(partial(rolled_up, [past.row for past in found], pause=Pauses()))
+                    rows = await self._thread.run(partial(rolled_up, [past.row for past in found], pause=Pauses()))
                     bucket = HistoryBucket(resolution, due.start)
                     if not await self._history.write(bucket, rows, token=token, stamp=due.stamp):
                         return False
@@ -259,6 +259,3 @@ class HistoryKeeper:
             if not await self._history.write(HistoryBucket(DAY, start), rows, token=token):
                 return False
         return True
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)

@@ -7,9 +7,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_args
 
-import anyio
-import anyio.to_thread
-
 from traffic_cop_middleware.abstractions.history.groups import KIND_OF, grouped
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED
 from traffic_cop_middleware.abstractions.history.ranges import (
@@ -43,6 +40,7 @@ from traffic_cop_middleware.abstractions.metrics.summary import FIRST_BYTE, REQU
 from traffic_cop_middleware.contracts import HistoryStore, Past
 from traffic_cop_middleware.contracts.history import MOST_WORD, RESOLUTIONS
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.loops import OneThread
 
 T = TypeVar("T")
 
@@ -72,12 +70,12 @@ class HistoryQuestions:
         history: HistoryStore | None,
         *,
         clock: Callable[[], float],
-        threads: anyio.CapacityLimiter,
+        thread: OneThread,
         catch_up: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._history = history
         self._clock = clock
-        self._history_threads = threads
+        self._history_thread = thread
         self._catch_up = catch_up
 
     @property
@@ -192,7 +190,7 @@ class HistoryQuestions:
         return await history.read(spans, kind=kind, name=name) if spans else []
 
     async def _computed(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await anyio.to_thread.run_sync(partial(work, *arguments, pause=Pauses()), limiter=self._history_threads)
+        return await self._history_thread.run(partial(work, *arguments, pause=Pauses()))
 
 
 TIMES = ("p50", "p95", "p99")

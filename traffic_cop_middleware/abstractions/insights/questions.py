@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-import anyio
-
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED
 from traffic_cop_middleware.abstractions.history.questions import HistoryQuestions
 from traffic_cop_middleware.abstractions.history.ranges import (
@@ -49,6 +47,7 @@ from traffic_cop_middleware.abstractions.policies import parse_rates
 from traffic_cop_middleware.contracts import HistoryStore
 from traffic_cop_middleware.contracts.usage import REST
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.loops import OneThread
 
 Quotas = Mapping[str, str | Mapping[str, str]]
 """By kind of use: a quota for each of that kind, or by name."""
@@ -76,10 +75,10 @@ class InsightQuestions(HistoryQuestions):
         history: HistoryStore | None,
         *,
         clock: Callable[[], float],
-        threads: anyio.CapacityLimiter,
+        thread: OneThread,
         catch_up: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        super().__init__(history, clock=clock, threads=threads, catch_up=catch_up)
+        super().__init__(history, clock=clock, thread=thread, catch_up=catch_up)
         self._slots = KeptSlots()
 
     async def insights(

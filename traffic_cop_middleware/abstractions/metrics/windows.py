@@ -12,14 +12,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import anyio
-import anyio.to_thread
-
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import MINUTE, SLOT
 from traffic_cop_middleware.abstractions.metrics.summary import Summary, encode, summed_up
 from traffic_cop_middleware.contracts import MetricsStore, MetricsWindow
+from traffic_cop_middleware.loops import OneThread, Turns
 
 log = logging.getLogger("traffic_cop")
 
@@ -35,12 +33,12 @@ class Summed(NamedTuple):
 
 
 class Windows:
-    """Reads the windows of a store. What is long it does in one of those `threads`."""
+    """Reads the windows of a store. What is long it does in that `thread`."""
 
-    def __init__(self, store: MetricsStore, *, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, store: MetricsStore, *, thread: OneThread) -> None:
         self._store = store
-        self._threads = threads
-        self._reading = anyio.Lock()
+        self._thread = thread
+        self._reading = Turns()
         self._kept: dict[str, Summed] = {}
         """Those of the last look."""
 
@@ -72,9 +70,9 @@ class Windows:
                     await self._summed(name, window, over=True)
 
     async def _summed(self, name: str, window: MetricsWindow, *, over: bool) -> Summed:
-        summary = await anyio.to_thread.run_sync(_merged, window.parts, limiter=self._threads)
+        summary = await self._thread.run(_merged, window.parts)
         if over and len(window.parts) > 1:
-            blob = await anyio.to_thread.run_sync(_encoded, summary, limiter=self._threads)
+            blob = await self._thread.run(_encoded, summary)
             await answered(self._store.seal(name, blob, window.stamp))
         return Summed(window.stamp, summary)
 

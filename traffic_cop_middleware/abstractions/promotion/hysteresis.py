@@ -81,7 +81,7 @@ class Hysteresis:
         if low is None:
             self._lows.pop(key, None)
             return
+        self._lows.pop(key, None)
         self._lows[key] = low
-        self._lows.move_to_end(key)
         if len(self._lows) > self._most:
             self._lows.popitem(last=False)

@@ -18,6 +18,7 @@ from traffic_cop_middleware.abstractions.promotion.promoter import Shaped, State
 from traffic_cop_middleware.abstractions.promotion.rules import Trigger
 from traffic_cop_middleware.contracts import DocumentStore, Event, Item, StateKey, StateStore
 from traffic_cop_middleware.errors import StoreError, StoreUnavailable
+from traffic_cop_middleware.loops import Signal
 
 log = logging.getLogger("traffic_cop.promotion")
 
@@ -46,12 +47,12 @@ class StateJudging:
         self._clock = clock
         self._asked: OrderedDict[StateKey, Trigger] = OrderedDict()
         self._sessions: OrderedDict[str, StateKey] = OrderedDict()
-        self._wanted = anyio.Event()
+        self._wanted = Signal()
 
     def ask(self, key: StateKey, trigger: Trigger) -> None:
         """Judge an item soon."""
+        self._asked.pop(key, None)
         self._asked[key] = trigger
-        self._asked.move_to_end(key)
         if len(self._asked) > MOST_ASKED:
             self._asked.popitem(last=False)
         self._wanted.set()
@@ -67,8 +68,8 @@ class StateJudging:
     def wrote(self, key: StateKey) -> None:
         """An item was written: of a session's, remember whose it is, for that its end tells the session's id alone."""
         if key.namespace == SESSIONS:
+            self._sessions.pop(key.key, None)
             self._sessions[key.key] = key
-            self._sessions.move_to_end(key.key)
             if len(self._sessions) > MOST_ASKED:
                 self._sessions.popitem(last=False)
 
@@ -78,7 +79,7 @@ class StateJudging:
             with anyio.move_on_after(PERIOD * random.uniform(0.5, 1.0)):  # noqa: S311 - the workers take turns
                 await self._wanted.wait()
                 await anyio.sleep(LINGER)
-            self._wanted = anyio.Event()
+            self._wanted = Signal()
             try:
                 await self.judge_all()
             except StoreError as exc:

@@ -105,8 +105,8 @@ class StatePromoter:
         return found
 
     def _note_judged(self, key: StateKey) -> None:
+        self._judged.pop(key, None)
         self._judged[key] = self._clock()
-        self._judged.move_to_end(key)
         if len(self._judged) > MOST_JUDGED:
             self._judged.popitem(last=False)
 

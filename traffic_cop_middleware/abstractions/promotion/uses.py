@@ -130,8 +130,8 @@ class StateUses:
             except StoreError as exc:
                 log.debug("how others use an item is not known (%s)", exc)
                 usage = Usage(0, 0, None)
+            self._heard.pop(key, None)
             heard = self._heard[key] = Heard(usage, now + HEARD_FOR)
-            self._heard.move_to_end(key)
             if len(self._heard) > self._most:
                 self._heard.popitem(last=False)
         told = heard.usage

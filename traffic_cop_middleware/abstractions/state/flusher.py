@@ -24,6 +24,7 @@ import anyio
 from traffic_cop_middleware.abstractions.promotion.promoter import Shaped, StatePromoter
 from traffic_cop_middleware.contracts import DocumentStore, Item, Outbox, Pending, StateKey
 from traffic_cop_middleware.errors import ConfigurationError, FileQuarantined, StoreError, StoreUnavailable
+from traffic_cop_middleware.loops import Signal, Turns
 
 log = logging.getLogger("traffic_cop.state")
 
@@ -63,8 +64,8 @@ class StateFlusher:
         self._period = period
         self._idle = idle
         self._worker = os.urandom(8).hex()
-        self._kicked = anyio.Event()
-        self._turn = anyio.Lock()
+        self._kicked = Signal()
+        self._turn = Turns()
         self._failing = False
         self._refusals: OrderedDict[str, int] = OrderedDict()
         """How often an entry was refused by itself: not how often it was claimed, for an outage refuses nothing."""
@@ -93,7 +94,7 @@ class StateFlusher:
             with anyio.move_on_after(self._period * random.uniform(0.5, 1.5)):  # noqa: S311 - the workers take turns
                 await self._kicked.wait()
                 await anyio.sleep(self._period * LINGER)
-            self._kicked = anyio.Event()
+            self._kicked = Signal()
 
     async def flush(self) -> int:
         """Take to the documents what waits by now. Gives how many entries were settled.

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-import anyio
-
 from traffic_cop_middleware.abstractions.asking import answered, let_go
 from traffic_cop_middleware.abstractions.files.following import FileReader
 from traffic_cop_middleware.abstractions.promotion.uses import StateUses
@@ -26,6 +24,7 @@ from traffic_cop_middleware.abstractions.together import answers, outcomes
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
 from traffic_cop_middleware.contracts.state import is_pointer
 from traffic_cop_middleware.errors import StoreError
+from traffic_cop_middleware.loops import Signal
 
 log = logging.getLogger("traffic_cop.state")
 
@@ -43,7 +42,7 @@ class Flight:
     __slots__ = ("answered", "failure", "item", "landed")
 
     def __init__(self) -> None:
-        self.landed = anyio.Event()
+        self.landed = Signal()
         self.answered = False
         self.item: Item | None = None
         self.failure: StoreError | None = None

@@ -7,6 +7,7 @@ writes itself; else it is looked for now and then.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import anyio
@@ -15,6 +16,7 @@ from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.state.items import StateChange
 from traffic_cop_middleware.contracts import StateKey, StateStore
 from traffic_cop_middleware.errors import StateCursorLost
+from traffic_cop_middleware.loops import Signal
 
 PERIOD = 0.5
 """Seconds between two looks while nothing tells of a change."""
@@ -26,9 +28,10 @@ class StateWatches:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._waking: dict[anyio.Event, tuple[str, str, str]] = {}
+        self._waking: dict[Signal, tuple[str, str, str]] = {}
         self._stop: Callable[[], None] | None = None
         self._watchers = 0
+        self._counting = threading.Lock()
 
     def close(self) -> None:
         """Hear no longer what others write."""
@@ -38,7 +41,7 @@ class StateWatches:
 
     def wake(self, keys: Sequence[StateKey] | None) -> None:
         """These were written; `None`: something may have been."""
-        for event, (tenant, namespace, prefix) in self._waking.items():
+        for event, (tenant, namespace, prefix) in [*self._waking.items()]:
             if keys is None or any(
                 key.tenant == tenant and key.namespace == namespace and key.key.startswith(prefix) for key in keys
             ):
@@ -53,10 +56,11 @@ class StateWatches:
             StateCursorLost: the store does not remember as far back.
             ValueError: it is no cursor.
         """
-        if self._watchers == 0:
-            self._stop = self._store.invalidations(self.wake)
-        self._watchers += 1
-        woken = anyio.Event()
+        with self._counting:  # of several event loops, maybe
+            if self._watchers == 0:
+                self._stop = self._store.invalidations(self.wake)
+            self._watchers += 1
+        woken = Signal()
         self._waking[woken] = (tenant, namespace, prefix)
         try:
             cursor = from_cursor
@@ -77,10 +81,11 @@ class StateWatches:
                 with anyio.move_on_after(period):
                     await woken.wait()
                 del self._waking[woken]
-                woken = anyio.Event()
+                woken = Signal()
                 self._waking[woken] = (tenant, namespace, prefix)
         finally:
             del self._waking[woken]
-            self._watchers -= 1
-            if self._watchers == 0:
-                self.close()
+            with self._counting:
+                self._watchers -= 1
+                if self._watchers == 0:
+                    self.close()

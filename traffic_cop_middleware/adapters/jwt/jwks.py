@@ -24,6 +24,7 @@ from traffic_cop_middleware.adapters.jwt.algorithms import ASYMMETRIC
 from traffic_cop_middleware.adapters.jwt.fetch import fetch
 from traffic_cop_middleware.adapters.jwt.strict import parse_object
 from traffic_cop_middleware.errors import InvalidToken, KeysUnavailable
+from traffic_cop_middleware.loops import Signal
 
 __all__ = ["PublishedKey", "PublishedKeys", "read_set"]
 
@@ -108,7 +109,7 @@ def _read_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> PublishedKey
 
 
 class PublishedKeys:
-    """The keys that one issuer publishes at `url`, for one event loop at a time (asyncio or trio).
+    """The keys that one issuer publishes at `url`, for the event loops of this process (asyncio or trio).
 
     `clock` gives seconds that never go back; `patience` is how many a fetch may take.
     """
@@ -123,7 +124,7 @@ class PublishedKeys:
         self._fetched: float | None = None
         self._tried: float | None = None
         self._trouble: str | None = "not fetched yet"
-        self._fetching: anyio.Event | None = None
+        self._fetching: Signal | None = None
         self._reading = False
 
     async def find(self, kid: str) -> PublishedKey:
@@ -154,7 +155,7 @@ class PublishedKeys:
     async def _refresh(self) -> None:
         """Fetch the set; failing that, leave everything as it is, and `_trouble` says why."""
         self._tried = self._clock()
-        fetching = self._fetching = anyio.Event()
+        fetching = self._fetching = Signal()
         try:
             self._keys = await self._fetch()
         except KeysUnavailable as exc:

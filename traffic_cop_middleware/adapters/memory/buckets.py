@@ -8,6 +8,7 @@ the 64 oldest, makes room: in a flood of made-up keys that is one of the flood's
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -25,12 +26,13 @@ _new = tuple.__new__
 
 
 class MemoryBuckets:
-    """`BucketStore` over a dict. One thread's: an event loop runs one `take` at a time, so each is atomic."""
+    """`BucketStore` over a dict. One `take` at a time, over all threads, so each is atomic."""
 
     shared = False
 
     def __init__(self, *, clock: Callable[[], float], max_keys: int, keyspace: Mapping[str, Any]) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._max_keys = max_keys
         self._keyspace = keyspace
         self._buckets: OrderedDict[str, list[float]] = OrderedDict()
@@ -40,22 +42,23 @@ class MemoryBuckets:
 
     def take(self, requests: Sequence[Take], *, guard: Guard | None = None, now: float | None = None) -> Taken:
         at = (self._clock() if now is None else now) * MICRO + ROUNDING - ROUNDING
-        if guard is not None and not self._holds(guard):
-            return self._take(guard.otherwise, at, guard_held=False)
-        if len(requests) == 1:
-            # The usual request, granted, from a bucket that is known: in a third of the time of the other way.
-            ((key, burst, rate, cost),) = requests
-            bucket = self._buckets.get(key)
-            if bucket is not None:
-                stamp, debt, known_rate = bucket
-                if at >= stamp and rate == known_rate:
-                    debt -= (at - stamp) * rate / MICRO
-                    after = debt + cost if debt > 0 else cost
-                    if after <= burst:
-                        bucket[0] = at
-                        bucket[1] = after
-                        return _new(Taken, (True, [ceil(after * MICRO)], True))
-        return self._take(requests, at, guard_held=True)
+        with self._lock:
+            if guard is not None and not self._holds(guard):
+                return self._take(guard.otherwise, at, guard_held=False)
+            if len(requests) == 1:
+                # The usual request, granted, from a bucket that is known: in a third of the time of the other way.
+                ((key, burst, rate, cost),) = requests
+                bucket = self._buckets.get(key)
+                if bucket is not None:
+                    stamp, debt, known_rate = bucket
+                    if at >= stamp and rate == known_rate:
+                        debt -= (at - stamp) * rate / MICRO
+                        after = debt + cost if debt > 0 else cost
+                        if after <= burst:
+                            bucket[0] = at
+                            bucket[1] = after
+                            return _new(Taken, (True, [ceil(after * MICRO)], True))
+            return self._take(requests, at, guard_held=True)
 
     def _take(self, requests: Sequence[Take], at: float, *, guard_held: bool) -> Taken:
         find = self._buckets.get
@@ -99,8 +102,9 @@ class MemoryBuckets:
         return Taken(admitted, answers, guard_held)
 
     def forget(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self._buckets.pop(key, None)
+        with self._lock:
+            for key in keys:
+                self._buckets.pop(key, None)
 
     def _charge(
         self, requests: Sequence[Take], found: Sequence[list[float] | None], debts: Sequence[float], at: float

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from traffic_cop_middleware.adapters.memory.locked import locked
 from traffic_cop_middleware.contracts import (
     MICRO,
     SEALED,
@@ -33,12 +35,13 @@ class Written:
 
 
 class MemoryMetrics:
-    """`MetricsStore` in this process. `clock` gives seconds since the epoch."""
+    """`MetricsStore` in this process, over all of its threads. `clock` gives seconds since the epoch."""
 
     shared = False
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._lock = threading.RLock()
         self._began: int | None = None
         self._workers: dict[str, Written] = {}
         self._gone: dict[str, tuple[bytes, bytes] | None] = {}
@@ -58,6 +61,7 @@ class MemoryMetrics:
             self._began = max(0, int(self._clock() * MICRO) - secrets.randbelow(MICRO))
         return self._began
 
+    @locked
     def flush(self, worker: str, flush: Flush) -> Flushed:
         if worker in self._gone:
             retired = self._gone[worker]
@@ -86,6 +90,7 @@ class MemoryMetrics:
             found = self._windows[name] = {}
         return found
 
+    @locked
     def totals(self) -> Totals:
         now = self._clock()
         workers = {
@@ -96,9 +101,11 @@ class MemoryMetrics:
         }
         return Totals(workers, self.record(), now - self._epoch / MICRO)
 
+    @locked
     def record(self) -> MetricsRecord:
         return MetricsRecord(self._epoch, self._version, self._record)
 
+    @locked
     def retire(self, at: MetricsRecord, value: bytes, workers: Mapping[str, int]) -> bool:
         if (at.epoch, at.version) != (self._epoch, self._version):
             return False
@@ -116,14 +123,17 @@ class MemoryMetrics:
         self._record = value
         return True
 
+    @locked
     def stamps(self, names: Sequence[str]) -> Sequence[int]:
         return [self._stamps.get(name, 0) for name in names]
 
+    @locked
     def window(self, name: str) -> MetricsWindow:
         sealed = self._sealed.get(name)
         parts = {SEALED: sealed} if sealed is not None else dict(self._windows.get(name, {}))
         return MetricsWindow(self._stamps.get(name, 0), parts)
 
+    @locked
     def seal(self, name: str, value: bytes, stamp: int) -> None:
         if stamp and stamp == self._stamps.get(name):
             self._sealed[name] = value

@@ -6,9 +6,11 @@ makes room: its session is given an owner anew when it comes back.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from traffic_cop_middleware.adapters.memory.locked import locked
 from traffic_cop_middleware.contracts import SessionRoute
 
 LOOKED_AT_WHEN_CROWDED = 64
@@ -29,10 +31,11 @@ class Entry:
 
 
 class MemorySessionRoutes:
-    """`SessionRouteStore` over a dict. One thread's: an event loop runs one call at a time, so each is atomic."""
+    """`SessionRouteStore` over a dict. One call at a time, over all threads, so each is atomic."""
 
     def __init__(self, *, clock: Callable[[], float], max_routes: int = 100_000) -> None:
         self._clock = clock
+        self._lock = threading.RLock()
         self._max_routes = max_routes
         self._entries: dict[Key, Entry] = {}
         """By id and service, oldest first."""
@@ -41,6 +44,7 @@ class MemorySessionRoutes:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @locked
     def create(self, id: str, *, service: str, instance: str, ttl: float) -> SessionRoute:
         check_ttl(ttl)
         now = self._clock()
@@ -54,6 +58,7 @@ class MemorySessionRoutes:
             self._services.setdefault(id, set()).add(service)
         return _route((id, service), entry, now)
 
+    @locked
     def validate(self, id: str, *, service: str, ttl: float | None = None) -> SessionRoute | None:
         check_ttl(ttl)
         now = self._clock()
@@ -64,6 +69,7 @@ class MemorySessionRoutes:
             entry.ends = now + ttl
         return _route((id, service), entry, now)
 
+    @locked
     def update(self, id: str, *, service: str, instance: str, version: int, ttl: float) -> SessionRoute | None:
         check_ttl(ttl)
         now = self._clock()
@@ -75,6 +81,7 @@ class MemorySessionRoutes:
         entry.ends = now + ttl
         return _route((id, service), entry, now)
 
+    @locked
     def end(self, id: str, *, service: str | None = None) -> int:
         now = self._clock()
         keys = [(id, name) for name in self._services.get(id, ()) if service in (None, name)]
@@ -83,11 +90,13 @@ class MemorySessionRoutes:
             self._drop(key)
         return len(live)
 
+    @locked
     def of(self, id: str) -> Sequence[SessionRoute]:
         now = self._clock()
         keys = [(id, service) for service in sorted(self._services.get(id, ()))]
         return [_route(key, entry, now) for key in keys if (entry := self._find(key, now)) is not None]
 
+    @locked
     def active(
         self, *, service: str | None = None, instance: str | None = None, most: int = 1000
     ) -> Sequence[SessionRoute]:
@@ -99,6 +108,7 @@ class MemorySessionRoutes:
         )
         return list(islice(found, most))
 
+    @locked
     def sweep(self, *, most: int = 1000) -> int:
         now = self._clock()
         spent = list(islice((key for key, entry in self._entries.items() if entry.ends <= now), most))
@@ -106,6 +116,7 @@ class MemorySessionRoutes:
             self._drop(key)
         return len(spent)
 
+    @locked
     def figures(self) -> Mapping[str, Mapping[str, int]]:
         counted: dict[str, dict[str, int]] = {}
         for (_, service), entry in self._live(self._entries.items(), self._clock()):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import count
 from typing import Any
 
 from traffic_cop_middleware.adapters.memory.deadlines import Deadlines
+from traffic_cop_middleware.adapters.memory.locked import locked
 from traffic_cop_middleware.contracts import (
     Created,
     Listed,
@@ -77,7 +79,7 @@ class Record:
 
 
 class MemorySessions:
-    """`SessionStore` over dicts. One thread's: an event loop runs one operation at a time, so each is atomic.
+    """`SessionStore` over dicts. One operation at a time, over all threads of the process, so each is atomic.
 
     A generation is never used twice, so none need be remembered of a tag that has no sessions. `keyspace` gets the
     records and generations, for guards.
@@ -89,6 +91,7 @@ class MemorySessions:
         self, *, clock: Callable[[], float], max_sessions: int = 100_000, keyspace: MutableMapping[str, Any]
     ) -> None:
         self._clock = clock
+        self._lock = threading.RLock()
         self._max_sessions = max_sessions
         self._keyspace = keyspace
         self._records: dict[SessionKey, Record] = {}
@@ -106,6 +109,7 @@ class MemorySessions:
 
     # One session
 
+    @locked
     def create(
         self,
         key: SessionKey,
@@ -157,19 +161,21 @@ class MemorySessions:
         return Created(True, record.generation, ended, former is not None)
 
     def load(self, key: SessionKey, *, generation: int) -> Loaded | None:
-        record = self._records.get(key)
-        if record is None or record.generation != generation:
-            return None
-        now = self._clock()
-        expires = record.expires
-        if now >= expires:
-            return None
-        record.kin.move_to_end(record)
-        version, ends, rotation = record.version, record.ends, record.rotation
-        return _new(
-            Loaded, (version, now - record.created, expires - now, ends - now, rotation, record.meta, record.data)
-        )
+        with self._lock:  # as `locked`, which costs as much as all of it
+            record = self._records.get(key)
+            if record is None or record.generation != generation:
+                return None
+            now = self._clock()
+            expires = record.expires
+            if now >= expires:
+                return None
+            record.kin.move_to_end(record)
+            version, ends, rotation = record.version, record.ends, record.rotation
+            return _new(
+                Loaded, (version, now - record.created, expires - now, ends - now, rotation, record.meta, record.data)
+            )
 
+    @locked
     def merge(
         self, key: SessionKey, changes: Mapping[str, str | None], *, generation: int, idle: float, most: int
     ) -> int | None:
@@ -181,6 +187,7 @@ class MemorySessions:
         self._begin_idle(record, idle)
         return record.version
 
+    @locked
     def add(self, key: SessionKey, name: str, amount: int, *, generation: int, idle: float, most: int) -> int | None:
         if abs(amount) >= WHOLE:
             raise TypeError(f"{amount} can't be added to {name!r}: whole numbers stay within 2**53 here")
@@ -195,6 +202,7 @@ class MemorySessions:
         self._begin_idle(record, idle)
         return total
 
+    @locked
     def swap(
         self,
         key: SessionKey,
@@ -215,6 +223,7 @@ class MemorySessions:
         self._begin_idle(record, idle)
         return swapped
 
+    @locked
     def rotate(self, key: SessionKey, presented: int, *, grace: float, generation: int, idle: float) -> Rotated:
         record = self._find(key, generation)
         if record is None:
@@ -232,6 +241,7 @@ class MemorySessions:
         self._drop(record)
         return Rotated("reused")
 
+    @locked
     def move(self, key: SessionKey, to: SessionKey, *, meta: str, generation: int, idle: float) -> bool:
         if to.tag != key.tag:
             raise ValueError(f"a session of {key.tag!r} can't move to {to.tag!r}: make a new one, and end this one")
@@ -246,6 +256,7 @@ class MemorySessions:
         self._begin_idle(record, idle)
         return True
 
+    @locked
     def end(self, key: SessionKey) -> bool:
         record = self._records.get(key)
         if record is None or self._clock() >= record.expires:
@@ -255,6 +266,7 @@ class MemorySessions:
 
     # The sessions of a tag
 
+    @locked
     def list(self, tag: str) -> Sequence[Listed]:
         now = self._clock()
         return [
@@ -269,6 +281,7 @@ class MemorySessions:
             for record in self._of_tag(tag, now)
         ]
 
+    @locked
     def revoke(self, tag: str, *, keep: str | None = None) -> Sequence[str]:
         ended = [record for record in self._of_tag(tag, self._clock()) if record.key.id != keep]
         for record in ended:
@@ -277,19 +290,23 @@ class MemorySessions:
 
     # All sessions
 
+    @locked
     def revoke_all(self) -> int:
         return sum(len(self.revoke(tag)) for tag in [*self._tags])
 
+    @locked
     def sweep(self, *, most: int = 1000) -> Sequence[tuple[SessionKey, str]]:
         if len(self._ran_out) < most:
             for record in self._deadlines.over(self._clock(), most - len(self._ran_out)):
                 self._run_out(record)
         return [self._ran_out.popleft() for _ in range(min(most, len(self._ran_out)))]
 
+    @locked
     def tally(self, counts: Mapping[str, int]) -> None:
         for name, number in counts.items():
             self._counts[name] = self._counts.get(name, 0) + number
 
+    @locked
     def figures(self) -> SessionFigures:
         for record in self._deadlines.over(self._clock(), 2 * len(self._records)):  # one may be found twice
             self._run_out(record)
