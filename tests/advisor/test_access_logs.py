@@ -112,6 +112,8 @@ def test_uvicorns_own_log_is_refused_by_name(tmp_path: Path) -> None:
         (b"x\n" * 5000, {}, "none of the first 1000 lines"),
         (NGINX_JSON.encode(), {"fields": {"time": "when"}}, "no field 'when'"),
         (COMBINED.encode(), {"format": "json"}, "none of the first 1 lines"),
+        (COMBINED.encode(), {"format": "json"}, "format='json' was asked for"),
+        (b'{"a": 1}', {}, "on the command line --field time=ts"),
         (gzip.compress(COMBINED.encode() * 999, mtime=0)[:50], {}, "can't be read"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -224,11 +225,13 @@ def test_keys_can_be_hashed() -> None:
     [
         ([UsageCount("a", 0, 300, 1), UsageCount("a", 60, 60, 1)], "1/minute", "overlap"),
         ([UsageCount("a", 0, 60, -1)], "1/minute", "0 or more"),
+        ([("a", 7)], "1/minute", r"\('a', 7\): usage is of UsageCount"),
+        ({"a": 7}, "1/minute", "'a': usage is of UsageCount"),
         ([], "1/second; 10/minute", "each of 2"),
         ([], "often", "not a rate"),
     ],
 )
-def test_what_cannot_be_used_is_said(usage: list[UsageCount], limit: str, said: str) -> None:
+def test_what_cannot_be_used_is_said(usage: Any, limit: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         simulate_usage(usage, limit, by="user")
 

@@ -61,6 +61,18 @@ def test_a_slow_route_of_little_traffic_is_found_in_wider_buckets() -> None:
     assert abs(insight.start - NOON) <= 900
 
 
+def test_a_hiccup_of_milliseconds_before_is_not_told_as_the_beginning() -> None:
+    def took(at: float) -> float:
+        return 0.04 if at >= NOON else 0.005 if NOON - 4 * STEP <= at < NOON - 2 * STEP else 0.002
+
+    [search] = [each for each in cut(shop()) if each.name == "GET /search"]
+    times = [Histogram() for _ in search.counts]
+    for index, each in enumerate(times):
+        each.add_all([took(search.time(index))] * 30)
+    [insight] = slower([replace(search, counts=[30] * len(times), durations=times)], since=NOON - 1800)
+    assert insight.start == NOON
+
+
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_calm_days_have_neither_slow_routes_nor_bursts(seed: int) -> None:
     routes = shop(seed=seed)

@@ -321,7 +321,9 @@ def test_plain_http_is_for_this_host_or_on_wish() -> None:
     assert "/hook'" not in repr(found)
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "plain text secret", [], [SECRET, 7]])
+@pytest.mark.parametrize(
+    "secret", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "plain text secret", [], [SECRET, 7], None, 7]
+)
 def test_a_secret_that_is_none_is_refused_without_telling_it(secret: Any) -> None:
     with pytest.raises(ConfigurationError, match="secret") as caught:
         Webhook("https://example.com", secret=secret)

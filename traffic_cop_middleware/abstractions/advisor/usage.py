@@ -224,10 +224,15 @@ def gathered(usage: Iterable[UsageCount]) -> tuple[Recorded, Mapping[Place, int]
     """The counts of each key by span, and those of the rest.
 
     Raises:
-        ConfigurationError: a count is below 0, or a step is not above 0.
+        ConfigurationError: a count is none, or below 0, or a step is not above 0.
     """
     counts: Recorded = defaultdict(lambda: defaultdict(int))
     for each in usage:
+        if not isinstance(each, UsageCount):
+            raise ConfigurationError(
+                f"{each!r}: usage is of UsageCount('alice', start, step, requests): so many requests of a key within "
+                "`step` seconds from `start` on, in seconds since the epoch"
+            )
         if each.requests < 0 or not each.step > 0:
             raise ConfigurationError(f"{each!r}: a count is 0 or more, and a step more than 0 seconds")
         place = round(each.start * MICRO), round((each.start + each.step) * MICRO)

@@ -86,7 +86,7 @@ class HistoryQuestions:
             ConfigurationError: none is made.
         """
         if self._history is None:
-            raise ConfigurationError("no history of the traffic is kept: metrics_history=False")
+            raise ConfigurationError("no history of the traffic is kept: leave metrics_history=False out")
         return self._history
 
     async def traffic(

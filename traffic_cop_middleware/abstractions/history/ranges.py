@@ -69,11 +69,7 @@ def length_of(written: timedelta | str) -> float:
     Raises:
         ConfigurationError: it is no length.
     """
-    length = 0.0
-    if isinstance(written, timedelta):
-        length = written.total_seconds()
-    elif isinstance(written, str) and (found := WRITTEN.fullmatch(written.strip())):
-        length = int(found[1]) * UNITS[found[2]]
+    length = _length(written)
     if not 0 < length < LATEST:
         raise ConfigurationError(
             f"{written!r} is no stretch of the past: write '15m', '24h', '7d', '4w', a timedelta, or Range(start, end)"
@@ -87,10 +83,18 @@ def step_of(written: timedelta | str) -> int:
     Raises:
         ConfigurationError: it is none.
     """
-    step = length_of(written)
+    step = _length(written)
     if step not in RESOLUTIONS:
         raise ConfigurationError(f"step={written!r}: there are '1m', '5m', '1h' and '1d'")
     return int(step)
+
+
+def _length(written: object) -> float:
+    """Seconds; 0 for what is no length."""
+    if isinstance(written, timedelta):
+        return written.total_seconds()
+    found = WRITTEN.fullmatch(written.strip()) if isinstance(written, str) else None
+    return int(found[1]) * UNITS[found[2]] if found else 0.0
 
 
 def _seconds(moment: datetime | float, name: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import log, sqrt
+from math import exp, log, sqrt
 from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.insights.baselines import centre_and_spread, confidence_of
@@ -108,7 +108,8 @@ def _shifts(series: Series, since: float, pause: Callable[[], None]) -> list[Shi
             continue
         centre, spread = centre_and_spread([tails[each] for each in compared])
         z = (tails[index] - centre) / max(spread, LEAST_SPREAD)
-        if tails[index] - centre > log(LEAST_RATIO):
+        # A hiccup of a millisecond half an hour before would be told as the beginning.
+        if tails[index] - centre > log(LEAST_RATIO) and exp(tails[index]) - exp(centre) >= LEAST_ADDED:
             zs[index], values[index] = z, len(compared)
     found = []
     for run in joined(runs([z > MOST_Z for z in zs[early:]], begin=early), gap=GAP // series.step):

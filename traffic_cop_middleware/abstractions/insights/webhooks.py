@@ -73,7 +73,8 @@ class Webhook:
                 f"Webhook(url='http://{parts.netloc}/…'): https, or all on the way read it. insecure=True allows it"
             )
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        secrets = [self.secret] if isinstance(self.secret, str) else list(self.secret)
+        given: object = self.secret  # None, where a variable of the environment is not set
+        secrets = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if not secrets:
             raise ConfigurationError("Webhook(secret=[]): at least one secret, or nobody knows who sends")
         object.__setattr__(self, "upstream", upstream)
@@ -82,15 +83,20 @@ class Webhook:
 
 
 def _key(secret: object) -> bytes:
-    mend = f"{PREFIX!r} and the base64 of {SHORTEST_SECRET} to {LONGEST_SECRET} random bytes"
-    if not isinstance(secret, str) or not secret.startswith(PREFIX):
-        raise ConfigurationError(f"Webhook(secret=…): {mend}")
+    mend = (
+        f"It is {PREFIX!r} and the base64 of {SHORTEST_SECRET} to {LONGEST_SECRET} random bytes: python -c 'import "
+        f'base64, secrets; print("{PREFIX}" + base64.b64encode(secrets.token_bytes(32)).decode())\''
+    )
+    if not isinstance(secret, str):
+        raise ConfigurationError(f"Webhook(secret=…): a {type(secret).__name__} is no secret. {mend}")
+    if not secret.startswith(PREFIX):
+        raise ConfigurationError(f"Webhook(secret=…): it does not begin with {PREFIX!r}. {mend}")
     try:
         key = b64decode(secret.removeprefix(PREFIX), validate=True)
     except ValueError:
-        raise ConfigurationError(f"Webhook(secret=…): this is no base64. It is {mend}") from None
+        raise ConfigurationError(f"Webhook(secret=…): what follows {PREFIX!r} is no base64. {mend}") from None
     if not SHORTEST_SECRET <= len(key) <= LONGEST_SECRET:
-        raise ConfigurationError(f"Webhook(secret=…): it has {len(key)} bytes. It is {mend}")
+        raise ConfigurationError(f"Webhook(secret=…): it has {len(key)} bytes. {mend}")
     return key
 
 

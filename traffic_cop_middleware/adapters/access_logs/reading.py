@@ -133,10 +133,12 @@ class AccessLog:
         )
 
     def _nothing_good(self) -> str:
+        asked = "" if self._format == "auto" else f"format={self._format!r} was asked for; without it each line tells. "
         return (
             f"none of the first {self.lines} lines of {str(self._path)!r} could be read as an access log "
-            f"({self.first_bad}). It takes the common and combined formats of nginx and Apache, and JSON lines, whose "
-            "fields can be named: fields={'time': 'ts', 'client': 'remote_ip', 'path': 'uri'}"
+            f"({self.first_bad}). {asked}It takes the common and combined formats of nginx and Apache, and JSON lines, "
+            "whose fields can be named: fields={'time': 'ts', 'client': 'remote_ip', 'path': 'uri'}, or on the command "
+            "line --field time=ts"
         )
 
 
