@@ -169,3 +169,18 @@ async def test_closing_on_another_kind_of_event_loop_leaves_this_ones_connection
     await asyncio.to_thread(lambda: trio.run(gateway.close))
     assert gateway.transport() is transport
     await gateway.close()
+
+
+async def test_a_check_that_is_under_way_while_the_gateway_closes_opens_no_connections_anew() -> None:
+    gateway = Gateway()
+    pools, transport = gateway._static_pools(), gateway.transport()
+    asked: list[object] = []
+
+    async def asks_once_more() -> None:
+        asked.append(gateway.transport())
+
+    pools.close = asks_once_more  # type: ignore[method-assign]
+    await gateway.close()
+    assert asked == [transport]
+    assert gateway.transport() is not transport, "the next start has its own"
+    await gateway.close()

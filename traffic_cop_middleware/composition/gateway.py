@@ -294,15 +294,17 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections of the running event loop, and forget what it knows of instances."""
-        self._last = None
         loop = _loop_or_none()
-        here = None if loop is None else self._loops.pop(loop, None)
-        if here is None:
+        here = None if loop is None else self._loops.get(loop)
+        if loop is None or here is None:
             return
+        # A check that is under way may ask for the connections until it has ended: these, and no others that stay open.
         if here.pools is not None:
             await here.pools.close()
         if here.live is not None:
             await here.live.close()
+        self._loops.pop(loop, None)
+        self._last = None
         if here.transport is not None:
             await here.transport.close()
 
