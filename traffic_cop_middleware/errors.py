@@ -155,11 +155,13 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamBroken(UpstreamError):
     """The connection broke, or what came is no HTTP.
 
-    `stale`: it was a kept connection that the upstream had closed before a byte of the answer came.
+    `unanswered`: the upstream closed it before a byte of the answer came. `stale`: so it did with a kept one, which it
+    may have done before the request.
     """
 
-    def __init__(self, message: str, *, stale: bool = False) -> None:
+    def __init__(self, message: str, *, unanswered: bool = False, stale: bool = False) -> None:
         super().__init__(message)
+        self.unanswered = unanswered or stale
         self.stale = stale
 
 

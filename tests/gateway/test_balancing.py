@@ -294,6 +294,30 @@ async def test_a_request_lost_with_a_kept_connection_goes_to_another_instance_on
         assert (await ask(served)).status == 200
 
 
+async def test_a_safe_request_that_a_new_connection_was_closed_on_goes_to_another_instance_once() -> None:
+    async def never_taken(peer: Peer) -> None:
+        await peer.message()
+        peer.reset()
+
+    async def works(peer: Peer) -> None:
+        while True:
+            await peer.message()
+            await peer.send(OK)
+
+    settings = BalancingSettings(policy="round-robin", consecutive_failures=2)
+    async with upstream(never_taken) as a, upstream(works) as b, gateway([a.url, b.url], balancing=settings) as served:
+        assert [(await ask(served)).status for _ in range(4)] == [200] * 4
+        assert [told["instance"] for told in served.told("instance.ejected")] == [a.url], "it is blamed"
+        assert max(told["attempts"] for told in served.told("route.forwarded")) == 2
+    async with upstream(never_taken) as a, upstream(works) as b, gateway([a.url, b.url], balancing=settings) as served:
+        statuses = [(await ask(served, get(b"/", b"Content-Length: 0", method=b"POST"))).status for _ in range(4)]
+        assert sorted(statuses)[-1] == 502, "what may have been done is not asked again"
+        assert {told["attempts"] for told in served.told("route.forwarded")} == {1}
+    async with upstream(never_taken) as a, upstream(never_taken) as b, gateway([a.url, b.url]) as served:
+        checked(await ask(served), 502)
+        assert served.told("route.forwarded")[-1]["attempts"] == 2
+
+
 async def test_without_a_budget_nothing_is_asked_twice() -> None:
     async def once(peer: Peer) -> None:
         await peer.message()
@@ -481,8 +505,10 @@ async def test_a_request_of_an_old_route_is_tried_at_its_own_instances_alone() -
             cop._gateway.change({"all": changed})
             follower = cop._gateway.pool_of(changed)
             assert follower[ill.url].in_flight == 1
+            before = kept.seen.count(b"GET / ")
             go.set()
-            assert (await peer.message()).status == 502
+            assert (await peer.message()).status == 200
+            assert kept.seen.count(b"GET / ") == before + 1, "its own other instance"
             assert follower[ill.url].in_flight == 0
             assert follower.snapshot().instances[1].state == "ejected"
             assert new.seen == b""

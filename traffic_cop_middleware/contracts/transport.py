@@ -109,8 +109,8 @@ class Transport(Protocol):
 
         Raises:
             UpstreamUnreachable: no connection, so nothing was sent.
-            UpstreamBroken: the connection broke, or what came is no HTTP; `safe_to_repeat` says whether it was one that
-                the upstream had closed already.
+            UpstreamBroken: the connection broke, or what came is no HTTP; its `unanswered` says whether it was closed
+                before a byte came, `stale` whether it was a kept one then.
             UpstreamTimeout: the head did not come in time.
         """
         ...

@@ -235,8 +235,10 @@ class Exchange:
                     found = tries.next() or await tries.wait()
                     continue
                 late = isinstance(exc, UpstreamTimeout)
+                # Also where the connection was new: one that is killed leaves connections that it never took.
+                unanswered = isinstance(exc, UpstreamBroken) and exc.unanswered
                 stale = isinstance(exc, UpstreamBroken) and exc.stale
-                if repeatable and (stale or (late and settings.try_deadline is not None)):
+                if repeatable and (unanswered or (late and settings.try_deadline is not None)):
                     repeatable = False
                     if (other := tries.retry(same=stale)) is not None:
                         found = other

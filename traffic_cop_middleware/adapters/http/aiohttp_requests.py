@@ -156,7 +156,7 @@ class Response:
                     raise self._broken("switched protocols unasked")
             self._begin(message, payload)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
-            raise mapped(exc, self._origin, stale=link.used and not link.heard) from exc
+            raise mapped(exc, self._origin, unanswered=not link.heard, stale=link.used and not link.heard) from exc
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -242,7 +242,7 @@ class Response:
             if payload is not None and (chunk := await payload.readany()):
                 return chunk
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
-            raise mapped(exc, self._origin, stale=False) from exc
+            raise mapped(exc, self._origin) from exc
         except RuntimeError as exc:  # what a reader says whose connection is closed
             raise self._broken("closed the connection") from exc
         raise StopAsyncIteration
@@ -279,7 +279,7 @@ def name_of(origin: Origin) -> str:
     return f"{origin.scheme}://{origin.host}:{origin.port}"
 
 
-def mapped(exc: Exception, origin: Origin, *, stale: bool) -> UpstreamError:
+def mapped(exc: Exception, origin: Origin, *, unanswered: bool = False, stale: bool = False) -> UpstreamError:
     """The error of ours for one of aiohttp's."""
     name = name_of(origin)
     if isinstance(exc, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
@@ -287,7 +287,7 @@ def mapped(exc: Exception, origin: Origin, *, stale: bool) -> UpstreamError:
     if isinstance(exc, TimeoutError):
         return UpstreamTimeout(f"{name} did not answer in time")
     if isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
-        return UpstreamBroken(f"{name} closed the connection", stale=stale)
+        return UpstreamBroken(f"{name} closed the connection", unanswered=unanswered, stale=stale)
     if isinstance(exc, (aiohttp.ClientError, HttpProcessingError, OSError)):
         return UpstreamBroken(f"{name} did not answer with HTTP as it should: {type(exc).__name__}")
     raise exc
