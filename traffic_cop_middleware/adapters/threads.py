@@ -2,8 +2,8 @@
 
 Theory of operation. A task puts a `Call` on a queue and waits for it, at most until its deadline. A thread takes calls
 off the queue, and wakes the task by its event loop; it never waits for a loop. Invariants: a call ends for its task
-once, answered or given up; what was given up before a thread came to it is not done at all; the queue and the number of
-threads have a bound, so that a product that hangs holds up nobody but those that ask it.
+once, answered or given up; what was given up or is past its deadline when a thread comes to it is not done at all; the
+queue and the number of threads have a bound, so that a product that hangs holds up nobody but those that ask it.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ class Call(Generic[Driver, Answer]):
         self.answered = True
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
             self._wake(self._event.set)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody may still use an answer. A busy loop gives up late, so the deadline counts by itself."""
+        return not self.given_up and time.monotonic() < self.ends
 
     async def wait(self) -> Answer:
         """What came of it.
@@ -206,7 +211,7 @@ class Threads(Generic[Driver]):
         worker = self._new_worker()
         try:
             while calls := self._take():
-                wanted = [call for call in calls if not call.given_up]
+                wanted = [call for call in calls if call.wanted]
                 try:
                     worker.run(wanted)
                 except Exception as exc:

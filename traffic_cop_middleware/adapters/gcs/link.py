@@ -104,7 +104,7 @@ class Link:
         self._requests.ends = call.ends
 
     def over(self) -> bool:
-        return self.call is None or self.call.given_up or time.monotonic() > self.call.ends
+        return self.call is None or not self.call.wanted
 
     def retry(self, lost: Callable[[Exception], None] | None = None) -> Retry:
         """How a request is tried again; `lost` hears of each failure that is."""
