@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.adapters.load import poll
@@ -203,6 +203,7 @@ class Registrar:
     ),
     ttls=st.lists(st.sampled_from([2.0, 5.0, 10.0, 30.0]), min_size=1, max_size=4),
 )
+@example(118, [(1.5, 2.875, "away"), (1.25, 9.0, "away"), (0.0, 1.0, "away")], [10.0, 2.0])
 def test_whoever_lives_stays_known_whatever_the_registry_does(
     seed: int, troubles: list[tuple[float, float, str]], ttls: list[float]
 ) -> None:

@@ -20,6 +20,7 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -39,6 +40,7 @@ OUTLASTED = 0.3
 have come a third of it before, and the next one comes up to a third of it after."""
 CONFIRMED = 0.5
 """Share of its `ttl` within which a live instance is announced again after an outage."""
+MOST_OUTAGES = 100
 BLOCKED = 4
 """Periods without a look after which that was an outage too: of this event loop."""
 
@@ -142,8 +144,8 @@ class ServiceWatch(InstanceWatch):
         """What is unconfirmed, and until when (on the local clock)."""
         self._failed = False
         """Whether the last look had no answer."""
-        self._outage = (float("-inf"), 0.0)
-        """When the last outage was over, and how long it was."""
+        self._outages = deque[tuple[float, float]](maxlen=MOST_OUTAGES)
+        """When each began, and was over."""
 
     @property
     def unconfirmed(self) -> frozenset[str]:
@@ -172,7 +174,7 @@ class ServiceWatch(InstanceWatch):
         now = self._clock()
         silent = 0.0 if self._seen is None else now - self._seen
         if failed or silent > BLOCKED * self._period:
-            self._outage = (now, silent)
+            self._outages.append((now - silent, now))
             waited_for = [instance for instance, _ in self._missing.values() if self._may_live(instance, now)]
             self._missing.update({each.name: (each, now + each.ttl) for each in waited_for})
         if found is not None:
@@ -193,6 +195,15 @@ class ServiceWatch(InstanceWatch):
         self._version, self._listed = found.version, listed
 
     def _may_live(self, instance: Instance, now: float) -> bool:
-        """Whether its announcement may have run out because no heartbeat came through."""
-        ended, lasted = self._outage
-        return lasted >= instance.ttl * OUTLASTED and now - ended <= instance.ttl * CONFIRMED
+        """Whether its announcement may have run out because no heartbeat came through.
+
+        Between two outages one after the other none needs to have come either.
+        """
+        until: float | None = None
+        since = now
+        for began, ended in reversed(self._outages):
+            if since - ended > instance.ttl * CONFIRMED:
+                break
+            until = ended if until is None else until
+            since = began
+        return until is not None and until - since >= instance.ttl * OUTLASTED
