@@ -16,10 +16,11 @@ from traffic_cop_middleware.abstractions.insights.patterns import patterns
 from traffic_cop_middleware.abstractions.insights.quotas import Quota, exhaustion
 from traffic_cop_middleware.abstractions.insights.sentences import clock, number, percent, rate, seconds, short
 from traffic_cop_middleware.abstractions.insights.slow import slower
-from traffic_cop_middleware.abstractions.insights.unused import unused
+from traffic_cop_middleware.abstractions.insights.unused import Route, unused
 from traffic_cop_middleware.abstractions.insights.upstreams import imbalanced
 from traffic_cop_middleware.abstractions.insights.values import Insight, Series
 from traffic_cop_middleware.abstractions.metrics.histogram import Histogram
+from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW
 
 
 def counted(counts: list[int | None], *, start: float = MONDAY, step: int = STEP, **labels: str) -> Series:
@@ -175,21 +176,27 @@ def test_a_slow_and_a_failing_one_stand_out_among_their_peers() -> None:
 # Unused routes
 
 
+ROUTES = [("/a", "GET"), ("/a", "DELETE"), ("/old", "GET"), ("/old", "POST"), ("/any", ""), ("/quiet", "")]
+ASKED = {("/a", "GET"): 2000, ("/a", "POST"): 0, ("/any", "PATCH"): 16}
+
+
 def test_routes_that_nobody_asked_in_weeks_are_named() -> None:
-    seen = [counted([3] * (28 * 24), step=HOUR, route="/a", method="GET")]
-    routes = [{"method": "GET", "route": "/a"}, {"method": "DELETE", "route": "/a"}, {"route": "/old"}]
-    found = unused(routes, seen)
+    found = unused(ROUTES, ASKED, start=0.0, end=28.0 * 24 * HOUR, days=28.0)
     assert [each.sentence for each in found] == [
-        "/old had no request in 28 days (2,016 elsewhere)",
         "DELETE /a had no request in 28 days (2,016 elsewhere)",
+        "/old had no request in 28 days (2,016 elsewhere)",
+        "/quiet had no request in 28 days (2,016 elsewhere)",
     ]
+    assert [each.labels for each in found][:2] == [{"method": "DELETE", "route": "/a"}, {"route": "/old"}]
     assert all(each.confidence == 1 for each in found)
 
 
-def test_three_days_say_nothing_of_a_route() -> None:
-    assert unused([{"route": "/old"}], [counted([3] * 72, step=HOUR, route="/a")]) == []
-    assert unused([{"route": "/old"}], []) == []
-    assert unused([{"route": "/old"}], [counted([None] * 1000, step=HOUR, route="/a")]) == []
+@pytest.mark.parametrize(
+    ("asked", "days"),
+    [(ASKED, 6.9), ({}, 28.0), ({("/a", "GET"): 0}, 28.0), ({**ASKED, (OVERFLOW, "_OTHER"): 3}, 28.0)],
+)
+def test_a_few_days_or_no_requests_or_such_without_a_route_say_nothing(asked: dict[Route, int], days: float) -> None:
+    assert unused(ROUTES, asked, start=0.0, end=days * 24 * HOUR, days=days) == []
 
 
 # Patterns
@@ -304,7 +311,7 @@ def test_whatever_comes_nothing_fails_and_all_figures_are_numbers(
         *movers([one], [two]),
         *exhaustion(one, Quota(1000), now=now),
         *imbalanced([one, two]),
-        *unused([{"route": "/c"}], [one, two]),
+        *unused([("/c", "")], {("/a", "GET"): len(counts)}, start=one.start, end=one.end, days=28.0),
     ]
     for insight in found:
         figures = [*insight.evidence.values(), *insight.baseline.values(), insight.confidence, insight.start]

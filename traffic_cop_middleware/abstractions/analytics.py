@@ -101,7 +101,7 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
             self.keeper = HistoryKeeper(store, history, clock=recorder.clock, thread=past, flush=self.flush)
             if self.keeper.by_itself:
                 catch_up = partial(self.keeper.take, token=None)
-        super().__init__(history, clock=recorder.clock, thread=past, catch_up=catch_up)
+        super().__init__(history, clock=recorder.clock, thread=past, catch_up=catch_up, routes=recorder.routes)
 
     # Reading
 

@@ -7,7 +7,7 @@ when the last byte was handed to the server; what an app does after that (backgr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -79,6 +79,7 @@ class MetricsLayer:
         self._generation = -1
         self._under_way: dict[TrafficContext, Scope] = {}
         recorder.gauges.append(self._gauges)
+        recorder.routes.append(self._routes)
 
     @property
     def settles_sessions(self) -> bool:
@@ -284,6 +285,13 @@ class MetricsLayer:
             seconds = perf_counter() - start
             cost = self._costs(template, "WEBSOCKET", metered.status, seconds, metered.bytes_out)
             self._use(context, metered.status, metered.bytes_in, metered.bytes_out, cost)
+
+    def _routes(self) -> Mapping[str, Collection[str]]:
+        found = {template: set(methods) for template, methods in self._table.declared().items()}
+        for route in self._gateway.table:
+            if not isinstance(action_of(route).destination, TheApp):
+                found.setdefault(route.pattern, set()).update(route.methods or ())
+        return found
 
     def _gauges(self) -> Mapping[Name, int]:
         found: dict[Name, int] = defaultdict(int)

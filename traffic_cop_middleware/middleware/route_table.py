@@ -20,13 +20,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
 
 from starlette.convertors import FloatConvertor, IntegerConvertor, PathConvertor, StringConvertor, UUIDConvertor
-from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount
+from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount, WebSocketRoute
 from starlette.types import Scope
 
 from traffic_cop_middleware.errors import ConfigurationError
@@ -97,8 +97,17 @@ class Reading:
         """The marks on each route's endpoint that has some, with its template."""
         self.routes: list[tuple[str, int, int]] = []
         """Each route's template, identity and endpoint's identity: whether two readings saw the same."""
+        self.declared: dict[str, set[str]] = {}
+        """The methods of each route that is part of the app's API, by template; none where it takes any."""
         self.above: list[Any] = []
         """The routers that are being read, so that an app mounted in itself comes to an end."""
+
+    def declare(self, template: str, route: Any) -> None:
+        """Note a route for HTTP, unless it is left out of the API's description as FastAPI's own pages are."""
+        if getattr(route, "include_in_schema", True):
+            methods = set(getattr(route, "methods", None) or ())
+            # Starlette answers HEAD where GET is: that nobody asks for it says nothing.
+            self.declared.setdefault(template, set()).update(methods - {"HEAD"} if "GET" in methods else methods)
 
     def level(self, app: Any, prefix: str) -> Level | None:
         """The routes of `app`, if it shows any."""
@@ -146,6 +155,7 @@ class RouteTable:
         self._memo: dict[str, dict[str | None, Matched]] = {}
         self._memo_root: str | None = None
         self._routes: list[tuple[str, int, int]] = []
+        self._declared: Mapping[str, Collection[str]] = {}
         self._told = ""
         self._foreign: dict[tuple[str, int], object] = {}
         self._patience = 0
@@ -169,6 +179,7 @@ class RouteTable:
         reading = Reading()
         self._level = reading.level(self._app, "")
         self._routes = reading.routes
+        self._declared = reading.declared
         self._memo = {}
         self._memo_root = None
         self._built = True
@@ -234,6 +245,12 @@ class RouteTable:
         for template, _, endpoint in self._routes:
             found[endpoint] = template if found.get(endpoint, template) == template else ""
         return found
+
+    def declared(self) -> Mapping[str, Collection[str]]:
+        """The methods of each HTTP route that is part of the app's API, by its template; none where it takes any."""
+        if not self._built:
+            self._read(strict=self._strict)
+        return self._declared
 
     def path(self, scope: Scope) -> str:
         """The request's path below the app's root path: as its routes see it."""
@@ -331,12 +348,16 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iter
             template = prefix + here + ("/{path}" if isinstance(effective, Mount) else "")
             inner = reading.level(effective.app, prefix + here)
             lasting = by_path and inner is not None
+            if inner is None:
+                reading.declare(template, effective)
         else:
             endpoint = getattr(effective, "endpoint", None)
             template = prefix + (path or "")
             lasting = by_path
             if endpoint is None:
                 reading.unreadable.append(repr(original))
+            elif not isinstance(original, WebSocketRoute):
+                reading.declare(template, effective)
         reading.routes.append((template, id(original), id(endpoint)))
         lasting = lasting and CONVERTORS.issuperset(map(type, convertors.values()))
         marks = state_marks(effective, marks_of(endpoint))

@@ -12,7 +12,8 @@ has read of the past is kept (`kept.py`).
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -38,13 +39,15 @@ from traffic_cop_middleware.abstractions.insights.movers import movers
 from traffic_cop_middleware.abstractions.insights.patterns import Patterns, patterns
 from traffic_cop_middleware.abstractions.insights.quotas import Quota, exhaustion
 from traffic_cop_middleware.abstractions.insights.slow import slower
+from traffic_cop_middleware.abstractions.insights.unused import ENOUGH_DAYS, Route, unused
 from traffic_cop_middleware.abstractions.insights.unusual import unusual
 from traffic_cop_middleware.abstractions.insights.upstreams import imbalanced
 from traffic_cop_middleware.abstractions.insights.values import WEEK, Insight, Series
-from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, USAGE
+from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, STREAMS, USAGE, first_numbers
 from traffic_cop_middleware.abstractions.metrics.usage import KINDS
+from traffic_cop_middleware.abstractions.metrics.windows import left_out
 from traffic_cop_middleware.abstractions.policies import parse_rates
-from traffic_cop_middleware.contracts import HistoryStore
+from traffic_cop_middleware.contracts import HistoryRow, HistoryStore, Past
 from traffic_cop_middleware.contracts.usage import REST
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.loops import OneThread
@@ -65,6 +68,8 @@ MOST_NEAR_QUOTA = 20
 LEAST_USED = 0.05
 RANKS = {"critical": 0, "warning": 1, "info": 2}
 Span = tuple[int, int]
+Declared = Mapping[str, Collection[str]]
+"""The methods of each route that there is, by its template; none where it takes any."""
 
 
 class InsightQuestions(HistoryQuestions):
@@ -77,8 +82,10 @@ class InsightQuestions(HistoryQuestions):
         clock: Callable[[], float],
         thread: OneThread,
         catch_up: Callable[[], Awaitable[object]] | None = None,
+        routes: Sequence[Callable[[], Declared]] = (),
     ) -> None:
         super().__init__(history, clock=clock, thread=thread, catch_up=catch_up)
+        self._routes = routes
         self._slots = KeptSlots()
 
     async def insights(
@@ -96,6 +103,10 @@ class InsightQuestions(HistoryQuestions):
         ago. `range` is what is judged, up to 7 days; the time before is what it is compared with, whatever there is of
         it: some hours, the better two weeks and more. Only whole 5 minutes are judged, of the `routes` with the most
         requests (up to 500). Times in sentences are UTC.
+
+        A look at a day or more also names the routes of this app, and of its gateway, that nobody asked for in the 28
+        days before its end, where a week of them was recorded at least. WebSockets, and routes that are left out of
+        the API's description (`include_in_schema=False`), are not among them.
 
         `quotas` say who may use how many requests, `{"tenant": "10000/day"}` or `{"tenant": {"acme": "10000/day"}}`
         (also "user", "plan", "api_key"): then it is told who is about to use theirs up; of each kind the 20 that used
@@ -132,6 +143,8 @@ class InsightQuestions(HistoryQuestions):
             upstreams = Grid(since, end, FIVE)
             await self._collect(upstreams, [(since, end)], UPSTREAMS)
             found += await self._computed(_of_upstreams, upstreams, weights)
+            if upto - start >= DAY:
+                found += await self._of_unused(end)
         for kind, name, quota in every:
             found += await self._of_quota(kind, name, quota, now)
         return sorted(found, key=lambda each: (RANKS[each.severity], each.start, each.key))
@@ -185,6 +198,16 @@ class InsightQuestions(HistoryQuestions):
             await self._computed(grid.add, await history.read(covered, kind=kind, name=name))
         if kept is not None:
             kept.keep(grid, due=due)
+
+    async def _of_unused(self, end: int) -> list[Insight]:
+        declared = [each() for each in self._routes]
+        start = _whole(end - ENOUGH_DAYS * DAY, DAY)
+        if not any(declared):
+            return []
+        marks = await self.past(start, end, kind=COUNTS, name=RECORDED, step=None)
+        asked = [*await self.past(start, end, kind=REQUESTS, name=None, step=None)]
+        asked += await self.past(start, end, kind=STREAMS, name=None, step=None)
+        return await self._computed(_of_routes, declared, marks, asked, start, end)
 
     async def _of_quota(self, kind: str, name: str | None, quota: Quota, now: float) -> list[Insight]:
         begin = _whole(now, quota.period)
@@ -290,6 +313,33 @@ def _of_upstreams(grid: Grid, weights: Mapping[str, float] | None, *, pause: Cal
         # Shares differ by design: by weights, sticky sessions, latency. Only who says what is fair hears of it.
         found += [each for each in told if each.kind != "uneven" or weights is not None]
     return found
+
+
+def _of_routes(
+    declared: Sequence[Declared],
+    marks: Sequence[Past],
+    asked: Sequence[Past],
+    start: int,
+    end: int,
+    *,
+    pause: Callable[[], None],
+) -> list[Insight]:
+    requests = Counter[Route]()
+    for _, row in asked:
+        requests[row.name, row.method] += _count_of(row)
+        pause()
+    minutes = sum(_count_of(row) for _, row in marks)
+    routes = {(name, method) for each in declared for name, methods in each.items() for method in methods or [""]}
+    return unused(routes, requests, start=start, end=end, days=minutes * MINUTE / DAY)
+
+
+def _count_of(row: HistoryRow) -> int:
+    try:
+        counts, _ = first_numbers(row.value, timed=())
+    except ValueError as exc:
+        left_out(exc)
+        return 0
+    return sum(count for _, count in counts)
 
 
 def _of_use(grid: Grid, quota: Quota, *, pause: Callable[[], None]) -> list[Insight]:

@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.metrics.families import counted_by
@@ -83,6 +83,8 @@ class Recorder:
         """The one that turns the slots: that of the event loop. 0 before it is known."""
         self.gauges: list[Callable[[], Mapping[Name, int]]] = []
         """Those who know what is under way."""
+        self.routes: list[Callable[[], Mapping[str, Collection[str]]]] = []
+        """Those who know which routes there are, each with its methods; none where it takes any."""
         self._pid = os.getpid()
         self._most = most_series
         self._keeps_whole = keeps_whole
