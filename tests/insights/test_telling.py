@@ -131,6 +131,21 @@ async def test_a_coroutine_function_is_awaited(dropped: Minutes) -> None:
 
 
 @pytest.mark.asyncio
+async def test_who_is_about_to_use_up_a_quota_is_told_of_and_then_that_it_is_used_up() -> None:
+    minutes, told = Minutes(), list[str]()
+    settings = TellingSettings(on_insight=lambda each: told.append(each.insight.sentence), quotas={"user": "5000/day"})
+    teller = Telling(MemoryBackend(clock=minutes.clock), minutes.analytics, settings)
+    await minutes.pass_by(12 * 60, each=5, user="ada")
+    for _ in range(2):
+        await teller.look()
+    assert [" ".join(each.split()[:4]) for each in told] == ["user ada exhausts 5k/day"]
+    await minutes.pass_by(5 * 60, each=5, user="ada")
+    await teller.look()
+    assert told[1].startswith("user ada has used up 5k/day since 16:")
+    assert len(told) == 2
+
+
+@pytest.mark.asyncio
 async def test_what_a_newer_version_has_written_is_begun_anew(dropped: Minutes) -> None:
     backend, told = MemoryBackend(clock=dropped.clock), Told()
     for broken in ('{"insight":{}}', "[]", "{", "7", json.dumps({"insight": SLOW.record(), "more": 1})):
@@ -228,6 +243,12 @@ async def test_a_process_by_itself_tells_too(monkeypatch: pytest.MonkeyPatch) ->
         ({"metrics_webhook": "https://hooks.example.com/secret-path"}, "has a secret that signs what it is sent"),
         ({"metrics_on_insight": print, "metrics": False}, "need metrics=True"),
         ({"metrics_on_insight": print, "metrics_history": False}, "leave metrics_history=False out"),
+        ({"metrics_quotas": {"tenant": "10/day"}}, "give one of them"),
+        ({"metrics_on_insight": print, "metrics_quotas": {"ip": "10/day"}}, "metrics_quotas={'ip': …}: there are"),
+        ({"metrics_on_insight": print, "metrics_quotas": {"user": "10/minute"}}, "a period from an hour to a week"),
+        ({"metrics_on_insight": print, "metrics_quotas": ["10/day"]}, "by kind, {'tenant': '10000/day'}"),
+        ({"metrics_on_insight": print, "metrics_quotas": {"user": 7}}, "metrics_quotas={'user': …}: .* not 7"),
+        ({"metrics_on_insight": print, "metrics_quotas": {"user": {7: "1/day"}}}, "written as strings"),
     ],
 )
 @pytest.mark.asyncio

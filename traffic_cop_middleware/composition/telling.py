@@ -22,6 +22,7 @@ from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED
 from traffic_cop_middleware.abstractions.history.ranges import FIVE
 from traffic_cop_middleware.abstractions.insights.notifying import Notification, Notifier
+from traffic_cop_middleware.abstractions.insights.quotas import Quotas, quotas_of
 from traffic_cop_middleware.abstractions.insights.values import Insight
 from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.leader import Leader
@@ -53,15 +54,16 @@ LONGEST_CALL = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TellingSettings:
-    """Who is told of insights. Checked when made.
+    """Who is told of insights, those on `quotas` among them. Checked when made.
 
     Raises:
-        ConfigurationError: it can't be called, or is no webhook.
+        ConfigurationError: it can't be called, or is no webhook; a quota can't be used, or nobody is told of it.
         MissingExtra: there is a webhook, and no driver for it.
     """
 
     on_insight: OnInsight | None = None
     webhook: Webhook | None = None
+    quotas: Quotas | None = None
 
     def __post_init__(self) -> None:
         if self.on_insight is not None and not callable(self.on_insight):
@@ -75,6 +77,12 @@ class TellingSettings:
                     "metrics_webhook=Webhook('https://hooks.example.com/traffic', secret=os.environ['WEBHOOK_SECRET'])"
                 )
             open_transport()  # only to see whether there is a driver
+        quotas_of(self.quotas, setting="metrics_quotas")
+        if self.quotas is not None and not self.on:
+            raise ConfigurationError(
+                "metrics_quotas says of which quotas metrics_on_insight or metrics_webhook are told: give one of "
+                "them. To ask now and then write await cop.analytics.insights(quotas=…)"
+            )
 
     @property
     def on(self) -> bool:
@@ -145,7 +153,7 @@ class Telling:
         Raises:
             StoreError: a store is away; nothing was told.
         """
-        insights = await self._analytics.insights(LOOK)
+        insights = await self._analytics.insights(LOOK, quotas=self._settings.quotas)
         news = await self._decided(insights)
         if self._sender is not None:
             self._sender.send(news)

@@ -141,7 +141,9 @@ def metrics_settings(given: CopSettings) -> MetricsSettings | None:
         access_log=given["metrics_access_log"],
         history=given["metrics_history"],
         otlp=otlp_export(given["metrics_otlp"]),
-        telling=TellingSettings(on_insight=given["metrics_on_insight"], webhook=given["metrics_webhook"]),
+        telling=TellingSettings(
+            on_insight=given["metrics_on_insight"], webhook=given["metrics_webhook"], quotas=given["metrics_quotas"]
+        ),
         business=declared(given["business_metrics"]),
         cost=CostOf(cost) if cost is not None else None,
     )

@@ -10,6 +10,7 @@ from traffic_cop_middleware.abstractions.business.costs import Costs
 from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.insights.quotas import Quotas
 from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook
 from traffic_cop_middleware.abstractions.promotion.settings import Preset
@@ -99,6 +100,7 @@ class CopSettings(BackendKwargs, total=False):
     metrics_otlp: MetricExporter | OtlpExport | None
     metrics_on_insight: OnInsight | None
     metrics_webhook: Webhook | None
+    metrics_quotas: Quotas | None
     business_metrics: Iterable[BusinessMetric]
     business_metrics_cost: Costs | None
 
@@ -173,6 +175,7 @@ class MetricsKwargs(BackendKwargs, total=False):
     otlp: MetricExporter | OtlpExport | None
     on_insight: OnInsight | None
     webhook: Webhook | None
+    quotas: Quotas | None
 
 
 def refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:

@@ -14,6 +14,7 @@ from traffic_cop_middleware.abstractions.business_metrics import BusinessMetrics
 from traffic_cop_middleware.abstractions.cors import CorsPolicy
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.abstractions.gateway_routes import GatewayRoute
+from traffic_cop_middleware.abstractions.insights.quotas import Quotas
 from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.promotion.hooks import PromotionHook
 from traffic_cop_middleware.abstractions.promotion.settings import (
@@ -142,6 +143,8 @@ class TrafficCop(Management, Additions):
         metrics_on_insight: a function, plain or async, of a `Notification`: called in one of all workers when something
             stands out in the traffic, goes on, or is over. It is called on the event loop, so it is to be quick.
         metrics_webhook: a `Webhook` that is sent the same, signed; it needs the extra "proxy".
+        metrics_quotas: who may use how many requests (`{"tenant": "10000/day"}`, as `cop.analytics.insights` takes
+            them): then both are told who is about to use theirs up, and who has.
         business_metrics: what the app counts of its own, for `cop.business_metrics`: `[BusinessMetric("orders",
             "count", attributes=["plan"])]`.
         business_metrics_cost: what a request costs: a plain function of its route, method ("WEBSOCKET" for those),
@@ -218,6 +221,7 @@ class TrafficCop(Management, Additions):
         metrics_otlp: MetricExporter | OtlpExport | None = None,
         metrics_on_insight: OnInsight | None = None,
         metrics_webhook: Webhook | None = None,
+        metrics_quotas: Quotas | None = None,
         business_metrics: Iterable[BusinessMetric] = (),
         business_metrics_cost: Costs | None = None,
         **unknown: Never,

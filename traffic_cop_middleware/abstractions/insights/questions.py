@@ -37,23 +37,18 @@ from traffic_cop_middleware.abstractions.insights.failing import failing
 from traffic_cop_middleware.abstractions.insights.kept import KeptSlots, stretches
 from traffic_cop_middleware.abstractions.insights.movers import movers
 from traffic_cop_middleware.abstractions.insights.patterns import Patterns, patterns
-from traffic_cop_middleware.abstractions.insights.quotas import Quota, exhaustion
+from traffic_cop_middleware.abstractions.insights.quotas import Quota, Quotas, exhaustion, quotas_of
 from traffic_cop_middleware.abstractions.insights.slow import slower
 from traffic_cop_middleware.abstractions.insights.unused import ENOUGH_DAYS, Route, unused
 from traffic_cop_middleware.abstractions.insights.unusual import unusual
 from traffic_cop_middleware.abstractions.insights.upstreams import imbalanced
 from traffic_cop_middleware.abstractions.insights.values import WEEK, Insight, Series
 from traffic_cop_middleware.abstractions.metrics.summary import COUNTS, REQUESTS, STREAMS, USAGE, first_numbers
-from traffic_cop_middleware.abstractions.metrics.usage import KINDS
 from traffic_cop_middleware.abstractions.metrics.windows import left_out
-from traffic_cop_middleware.abstractions.policies import parse_rates
 from traffic_cop_middleware.contracts import HistoryRow, HistoryStore, Past
 from traffic_cop_middleware.contracts.usage import REST
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.loops import OneThread
-
-Quotas = Mapping[str, str | Mapping[str, str]]
-"""By kind of use: a quota for each of that kind, or by name."""
 
 LONGEST_LOOK = 7 * DAY
 LONGEST_KEPT = 2 * HOUR
@@ -122,7 +117,7 @@ class InsightQuestions(HistoryQuestions):
             StoreUnavailable: the documents are away.
         """
         _check_routes(routes)
-        every = _quotas_of(quotas)
+        every = quotas_of(quotas)
         now = self._clock()
         start, upto = bounds_of(range, now)
         if upto - start > LONGEST_LOOK:
@@ -228,24 +223,6 @@ class InsightQuestions(HistoryQuestions):
 def _check_routes(routes: int) -> None:
     if isinstance(routes, bool) or not isinstance(routes, int) or not 1 <= routes <= MOST_ROUTES:
         raise ConfigurationError(f"routes={routes!r}: how many are looked at one by one, from 1 to {MOST_ROUTES}")
-
-
-def _quotas_of(quotas: Quotas | None) -> Sequence[tuple[str, str | None, Quota]]:
-    """Kind, name (`None`: each) and quota of all."""
-    if quotas is None:
-        return []
-    if not isinstance(quotas, Mapping):
-        raise ConfigurationError(f"quotas={quotas!r}: by kind, {{'tenant': '10000/day'}}")
-    found: list[tuple[str, str | None, Quota]] = []
-    for kind, written in quotas.items():
-        if kind not in KINDS:
-            raise ConfigurationError(f"quotas={{{kind!r}: …}}: there are {', '.join(map(repr, KINDS))}")
-        of_names = [*written.items()] if isinstance(written, Mapping) else [(None, written)]
-        for name, text in of_names:
-            found += [(kind, name, Quota(rate.count, rate.seconds)) for rate in parse_rates(text)]
-            if found[-1][2].period < HOUR or found[-1][2].period > WEEK:
-                raise ConfigurationError(f"quotas={{{kind!r}: {text!r}}}: a period from an hour to a week")
-    return found
 
 
 def _whole(moment: float, step: int) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from traffic_cop_middleware.abstractions.insights.baselines import median
 from traffic_cop_middleware.abstractions.insights.sentences import clock, number, percent, short
 from traffic_cop_middleware.abstractions.insights.values import WEEK, Insight, Series
+from traffic_cop_middleware.abstractions.metrics.usage import KINDS
+from traffic_cop_middleware.abstractions.policies import parse_rates
+from traffic_cop_middleware.errors import ConfigurationError
 
-DAY = 86_400
-WORDS = {3600: "hour", DAY: "day", WEEK: "week"}
+Quotas = Mapping[str, str | Mapping[str, str]]
+"""By kind of use: a quota for each of that kind, or by name."""
+
+HOUR, DAY = 3600, 86_400
+WORDS = {HOUR: "hour", DAY: "day", WEEK: "week"}
 RECENT = 7200
 """Seconds whose rate is gone on with where the days before say nothing."""
 SHORTEST = 1800
@@ -24,6 +30,34 @@ class Quota(NamedTuple):
 
     limit: float
     period: int = DAY
+
+
+def quotas_of(written: Quotas | None, *, setting: str = "quotas") -> Sequence[tuple[str, str | None, Quota]]:
+    """Kind, name (`None`: each) and quota of all that is written in `setting`.
+
+    Raises:
+        ConfigurationError: there is no such kind, or a quota can't be used.
+    """
+    if written is None:
+        return []
+    if not isinstance(written, Mapping):
+        raise ConfigurationError(f"{setting}={written!r}: by kind, {{'tenant': '10000/day'}}")
+    found: list[tuple[str, str | None, Quota]] = []
+    for kind, each in written.items():
+        if kind not in KINDS:
+            raise ConfigurationError(f"{setting}={{{kind!r}: …}}: there are {', '.join(map(repr, KINDS))}")
+        of_names = [*each.items()] if isinstance(each, Mapping) else [(None, each)]
+        for name, text in of_names:
+            if name is not None and not isinstance(name, str):
+                raise ConfigurationError(f"{setting}={{{kind!r}: {{{name!r}: …}}}}: names are written as strings")
+            try:
+                rates = parse_rates(text)
+            except ConfigurationError as exc:
+                raise ConfigurationError(f"{setting}={{{kind!r}: …}}: {exc}") from exc
+            if any(not HOUR <= rate.seconds <= WEEK for rate in rates):
+                raise ConfigurationError(f"{setting}={{{kind!r}: {text!r}}}: a period from an hour to a week")
+            found += [(kind, name, Quota(rate.count, rate.seconds)) for rate in rates]
+    return found
 
 
 def exhaustion(used: Series, quota: Quota, *, now: float) -> list[Insight]:
