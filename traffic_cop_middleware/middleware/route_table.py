@@ -18,34 +18,29 @@ routes: such endpoints are remembered, and past a bound they are looked into eve
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
-from types import EllipsisType
 from typing import Any
 
 from starlette.convertors import FloatConvertor, IntegerConvertor, PathConvertor, StringConvertor, UUIDConvertor
-from starlette.routing import PARAM_FORMAT_REGEX, BaseRoute, Host, Match, Mount, WebSocketRoute
+from starlette.routing import BaseRoute, Host, Match, Mount, WebSocketRoute
 from starlette.types import Scope
 
 from traffic_cop_middleware.errors import ConfigurationError
+from traffic_cop_middleware.middleware.framework_routes import Matches, is_compiled, is_frameworks, matches_of, shape_of
 from traffic_cop_middleware.middleware.marks import Marks, is_marked, marks_of
 from traffic_cop_middleware.middleware.request_state import state_marks
-from traffic_cop_middleware.middleware.route_index import RouteIndex, Shape, one_segment
+from traffic_cop_middleware.middleware.route_index import RouteIndex, Shape
 
 log = logging.getLogger("traffic_cop")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-FRAMEWORKS = ("starlette.routing", "fastapi.routing")
 MOST_FOREIGN = 100
 MOST_PATIENCE = 1000
 MOST_PATHS = 4096
 LONGEST_PATH = 256
 """Characters of a path that is kept."""
 CONVERTORS = frozenset({StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor, PathConvertor})
-
-Matches = Callable[[Scope], tuple[Match, Scope]]
 
 
 class StaleError(LookupError):
@@ -84,7 +79,7 @@ class Entry:
         self.partial = Matched(template, endpoint, Marks())
         self.matches = matches
         self.inner = inner
-        self.pure = _is_frameworks(matches) and getattr(matches, "__func__", None) is not Host.matches
+        self.pure = is_frameworks(matches) and getattr(matches, "__func__", None) is not Host.matches
         self.lasting = lasting
 
 
@@ -338,9 +333,9 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iter
         effective = getattr(route, "_effective_route", route)
         path: str | None = getattr(effective, "path_format", None)
         convertors = getattr(effective, "param_convertors", {})
-        matches = _matches(original, effective)
+        matches = matches_of(original, effective)
         # Elsewhere the path is but a name: what is matched, `matches` or an exchanged `path_regex` knows.
-        by_path = _is_frameworks(matches) and path is not None and _is_compiled(effective, path, convertors)
+        by_path = is_frameworks(matches) and path is not None and is_compiled(effective, path, convertors)
         inner: Level | None = None
         if isinstance(effective, (Mount, Host)):
             here = "" if isinstance(effective, Host) else (path or "").removesuffix("/{path}")
@@ -362,54 +357,6 @@ def _entries(routes: Sequence[BaseRoute], prefix: str, reading: Reading) -> Iter
         lasting = lasting and CONVERTORS.issuperset(map(type, convertors.values()))
         marks = state_marks(effective, marks_of(endpoint))
         yield (
-            _shape(path if by_path else None, convertors),
+            shape_of(path if by_path else None, convertors),
             Entry(template, endpoint, matches, inner, lasting, marks=marks),
         )
-
-
-def _matches(original: Any, effective: Any) -> Matches:
-    """The `matches` that the framework will ask."""
-    own: Matches = effective.matches
-    if effective is not original and not isinstance(effective, BaseRoute) and not _is_frameworks(original.matches):
-        return partial(_matches_included, original, effective)
-    return own
-
-
-def _matches_included(original: Any, effective: Any, scope: Scope) -> tuple[Match, Scope]:
-    """A route class with a `matches` of its own, in an included router: FastAPI tells it of the prefix by the scope."""
-    inside = {**scope.get("fastapi", {}), "effective_route_context": effective}
-    found: tuple[Match, Scope] = original.matches({**scope, "fastapi": inside})
-    return found
-
-
-def _is_frameworks(matches: Matches) -> bool:
-    """Whether a route's `matches` is the frameworks' own, which looks at the type, method and path alone."""
-    return getattr(getattr(matches, "__func__", None), "__module__", "") in FRAMEWORKS
-
-
-def _is_compiled(route: Any, path_format: str, convertors: dict[str, Any]) -> bool:
-    """Whether a route's `path_regex` is what starlette.routing makes of its path."""
-    regex: re.Pattern[str] | None = getattr(route, "path_regex", None)
-    pattern = "^"
-    for position, part in enumerate(PARAM_FORMAT_REGEX.split(path_format)):
-        if position % 2 == 0:
-            pattern += re.escape(part)
-        elif part in convertors:
-            pattern += f"(?P<{part}>{convertors[part].regex})"
-    return regex is not None and regex.pattern == pattern + "$" and regex.flags == re.UNICODE
-
-
-def _shape(path: str | None, convertors: dict[str, Any]) -> Shape:
-    """The segments of a path: text, `None` for any one segment, `...` (as the last) for any number of them."""
-    if path is None:
-        return [...]
-    shape: list[str | EllipsisType | None] = []
-    for segment in path.rstrip("\n").split("/"):
-        if "{" not in segment:
-            shape.append(segment)
-        elif all(one_segment(convertor) for name, convertor in convertors.items() if f"{{{name}}}" in segment):
-            shape.append(None)
-        else:
-            shape.append(...)
-            break
-    return shape
