@@ -21,7 +21,7 @@ from traffic_cop_middleware.contracts import Access, Edge, FileMetadataStore
 from traffic_cop_middleware.contracts.files import FILE_KINDS, FILE_STATUSES, RELATIONS
 from traffic_cop_middleware.errors import StoreError
 from traffic_cop_middleware.testing import FileMetadataStoreContract
-from traffic_cop_middleware.testing.file_metadata_contract import HOUR, NOW, done, edge, key_of, line, row
+from traffic_cop_middleware.testing.file_metadata_asking import HOUR, NOW, done, edge, key_of, line, row
 
 DEADLINE = 30.0
 """Seconds: generous, for this suite asks what is kept, not how fast."""

@@ -15,7 +15,7 @@ from traffic_cop_middleware.adapters.sqlite.files import open as open_files
 from traffic_cop_middleware.contracts import DocumentStore
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
 from traffic_cop_middleware.testing.document_contract import item, load
-from traffic_cop_middleware.testing.file_metadata_contract import NOW, done, edge, key_of, line, row
+from traffic_cop_middleware.testing.file_metadata_asking import NOW, done, edge, key_of, line, row
 
 DEADLINE = 20.0
 

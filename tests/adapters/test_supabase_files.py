@@ -23,7 +23,7 @@ from traffic_cop_middleware.adapters.supabase.rows import MOST_FILTER, any_of, b
 from traffic_cop_middleware.adapters.supabase.urls import project_of
 from traffic_cop_middleware.contracts import Access, Event, FileMetadataStore, Usage
 from traffic_cop_middleware.errors import ConfigurationError, StoreError, StoreTimeout, StoreUnavailable
-from traffic_cop_middleware.testing.file_metadata_contract import HOUR, NOW, done, edge, key_of, line, row, steps
+from traffic_cop_middleware.testing.file_metadata_asking import HOUR, NOW, done, edge, key_of, line, row, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[[FileMetadataStore], Awaitable[object]]
