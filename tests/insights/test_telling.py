@@ -241,7 +241,10 @@ async def test_a_process_by_itself_tells_too(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"metrics_on_insight": "print"}, "metrics_on_insight='print': a function"),
         ({"metrics_webhook": "https://hooks.example.com/secret-path"}, "has a secret that signs what it is sent"),
-        ({"metrics_on_insight": print, "metrics": False}, "need metrics=True"),
+        (
+            {"metrics_on_insight": print, "metrics": False},
+            "metrics_on_insight: nothing is counted without metrics=True",
+        ),
         ({"metrics_on_insight": print, "metrics_history": False}, "leave metrics_history=False out"),
         ({"metrics_quotas": {"tenant": "10/day"}}, "give one of them"),
         ({"metrics_on_insight": print, "metrics_quotas": {"ip": "10/day"}}, "metrics_quotas={'ip': …}: there are"),

@@ -597,7 +597,7 @@ def test_the_middleware_alone_hears_of_what_parts_inside_it_do(open_client: Open
     ("settings", "said"),
     [
         ({"metrics": "yes"}, "must be True or False"),
-        ({"metrics_path": "/metrics"}, "need metrics=True"),
+        ({"metrics_path": "/metrics"}, "metrics_path: nothing is counted without metrics=True"),
         ({"metrics": True, "metrics_path": "/metrics"}, "needs metrics_token"),
         ({"metrics": True, "metrics_path": "metrics", "metrics_public": True}, "begins with a slash"),
         ({"metrics": True, "metrics_path": "/m", "metrics_token": "short"}, "has 5 characters"),

@@ -337,7 +337,7 @@ def test_a_setting_of_the_export_that_cannot_be_is_refused(settings: Any, says: 
 
 
 def test_an_export_of_what_is_not_counted_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="need metrics=True"):
+    with pytest.raises(ConfigurationError, match="metrics_otlp: nothing is counted without metrics=True"):
         TrafficCop(metrics_otlp=Exporter())
 
 
