@@ -187,6 +187,31 @@ async def test_a_pointer_to_a_file_that_is_gone_is_not_restored_over_what_is_the
     assert held.value == "newer"
 
 
+async def test_an_item_whose_file_is_gone_hides_no_other_and_can_be_deleted(house: FileState) -> None:
+    state = house.state
+    for key in ("a", "lost", "z"):
+        await state.put("report", key, f"{key} {LARGE}", tier="immediate")
+    await house.flush()
+    (file,) = await house.files.of_item("report", "lost")
+    objects = house.stores.objects
+    [gone] = [each for each in (await objects.list()).objects if each.path == file.path]
+    assert await objects.delete(gone.path, generation=gone.generation)
+    house.files_house.reader._texts.clear()  # as in another worker
+    many = await state.get_many("report", ["z", "lost", "a", "none"])
+    listed = (await state.list("report")).items
+    assert [each.key for each in listed] == ["a", "lost", "z"]
+    for found in (many, {each.key: each for each in listed}):
+        assert (found["a"].value, found["z"].value) == (f"a {LARGE}", f"z {LARGE}")
+        assert found["a"].lost == ""
+        assert "is not there, and a file says that it is" in found["lost"].lost
+        with pytest.raises(FileCorrupt):
+            found["lost"].value  # noqa: B018
+    with pytest.raises(FileCorrupt):
+        await state.get("report", "lost", consistency="strong")
+    assert await state.delete("report", "lost")
+    assert await state.get("report", "lost", consistency="strong") is None
+
+
 async def test_near_is_no_place_for_what_is_large(house: FileState) -> None:
     await house.state.put("report", "q3", "x" * (MOST_STATE + 1), tier="cache")
     await house.state.put("report", "small", "x", tier="cache")

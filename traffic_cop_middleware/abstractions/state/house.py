@@ -212,12 +212,8 @@ class StateHouse:
         found = []
         items = await self.reader.each_whole([revision.item for revision in revisions])
         for item, (former, stored_at) in zip(items, revisions, strict=True):
-            if isinstance(item, FileCorrupt):
-                found.append(revision_of(former, stored_at, lost=str(item)))
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                found.append(revision_of(item, stored_at))
+            lost = str(item) if isinstance(item, FileCorrupt) else ""
+            found.append(revision_of(former if isinstance(item, FileCorrupt) else item, stored_at, lost=lost))
         return found
 
     async def list(self, tenant: str, namespace: str, *, prefix: str, after: str | None, most: int) -> Page:

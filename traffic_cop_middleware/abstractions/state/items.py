@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from traffic_cop_middleware.abstractions.json_texts import loads
 from traffic_cop_middleware.contracts import Item, Tier
+from traffic_cop_middleware.errors import FileCorrupt
 
 UNREAD = object()
 
@@ -15,13 +16,15 @@ class StateItem:
     """An item as it was read: `value` is the caller's own, and changing it changes nothing else.
 
     `version` counts up with each write, an integer below 2**53. `written_at` and `expires_at` are seconds since the
-    epoch; `expires_at` is `None` where it stays.
+    epoch; `expires_at` is `None` where it stays. One of several whose file is gone, or is not what was kept, has no
+    value: `lost` tells of that, and to ask for `value` or `text` raises it (`FileCorrupt`).
     """
 
-    __slots__ = ("_item", "_value")
+    __slots__ = ("_item", "_lost", "_value")
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, lost: FileCorrupt | None = None) -> None:
         self._item = item
+        self._lost = lost
         self._value: Any = UNREAD
 
     @property
@@ -34,7 +37,14 @@ class StateItem:
     @property
     def text(self) -> str:
         """The value as its JSON text."""
+        if self._lost is not None:
+            raise self._lost
         return self._item.value or "null"
+
+    @property
+    def lost(self) -> str:
+        """Why there is no value; empty where there is one."""
+        return "" if self._lost is None else str(self._lost)
 
     @property
     def tenant(self) -> str:
@@ -72,6 +82,14 @@ class StateItem:
 
     def __repr__(self) -> str:
         return f"<StateItem {self.namespace}/{self.key} version {self.version} {self.tier}>"
+
+
+def items_of(items: Sequence[Item], found: Sequence[Item | FileCorrupt]) -> list[StateItem]:
+    """Items for callers, each with its value or why that can't be had."""
+    return [
+        StateItem(item, lost=each) if isinstance(each, FileCorrupt) else StateItem(each)
+        for item, each in zip(items, found, strict=True)
+    ]
 
 
 class StatePage(NamedTuple):

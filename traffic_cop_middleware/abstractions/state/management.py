@@ -25,6 +25,7 @@ from traffic_cop_middleware.abstractions.state.items import (
     StatePage,
     StateRevision,
     StateSnapshot,
+    items_of,
 )
 from traffic_cop_middleware.abstractions.state.merge_patch import merge_patch
 from traffic_cop_middleware.abstractions.state.near_cache import MISSING
@@ -95,12 +96,13 @@ class StateManagementAbstraction:
     async def get_many(
         self, namespace: str, keys: Sequence[str], *, consistency: Consistency = "near"
     ) -> dict[str, StateItem]:
-        """Those of the items that there are, by key. One round trip for all that is not kept near."""
+        """Those of the items that there are, by key, as in `list`. One round trip for all that is not kept near."""
         if isinstance(keys, str):
             raise ConfigurationError(f"get_many({namespace!r}, {keys!r}): keys is a list, as in [{keys!r}]")
         asked = [self._key(namespace, key) for key in keys]
-        found = await self.house.reader.several(asked, strong=is_strong(consistency))
-        return {key.key: StateItem(item) for key, item in found.items() if item is not None and item.value is not None}
+        found = await self.house.reader.several_raw(asked, strong=is_strong(consistency))
+        there = [item for item in found.values() if item is not None and item.value is not None]
+        return {item.key: item for item in items_of(there, await self.house.reader.each_whole(there))}
 
     async def put(
         self,
@@ -228,7 +230,7 @@ class StateManagementAbstraction:
         where = self._key(namespace, key)
         expected = expected_of(if_version)
         if not expected:
-            found = await self.house.reader.one(where, strong=True)
+            found = await self.house.reader.raw(where, strong=True)
             if found is None or found.value is None:
                 return False
         item = await self.house.writer.write(where, None, tier=None, if_version=expected)
@@ -271,16 +273,15 @@ class StateManagementAbstraction:
     async def list(self, namespace: str, *, prefix: str = "", cursor: str | None = None, most: int = 100) -> StatePage:
         """Items in the order of their keys (by code point): those whose key begins with `prefix`.
 
-        From the beginning, or on from a page's `cursor`; at most 1,000 at once, and those that
-        bring it to 16 MB. An item that is written meanwhile may
-        be in a page or not; one that was there all the time is in exactly one.
+        From the beginning, or on from a page's `cursor`; at most 1,000 at once, and those that bring it to 16 MB. An
+        item that is written meanwhile may be in a page or not; one that was there all the time is in exactly one. One
+        whose file is gone, or is not what was kept, hides no other (`StateItem.lost`).
         """
         self._check_place(namespace, prefix)
         check_text("cursor", cursor, none=True)
         check_count("most", most, MOST_LISTED)
         page = await self.house.list(self._tenant, namespace, prefix=prefix, after=cursor, most=most)
-        items = await self.house.reader.all_whole(page.items)
-        return StatePage([StateItem(item) for item in items], page.after)
+        return StatePage(items_of(page.items, await self.house.reader.each_whole(page.items)), page.after)
 
     async def watch(
         self, namespace: str, *, prefix: str = "", from_cursor: str | None = None

@@ -23,7 +23,7 @@ from traffic_cop_middleware.abstractions.state.near_cache import MISSING, Fill, 
 from traffic_cop_middleware.abstractions.together import answers, outcomes
 from traffic_cop_middleware.contracts import DocumentStore, Item, StateKey, StateStore
 from traffic_cop_middleware.contracts.state import is_pointer
-from traffic_cop_middleware.errors import StoreError
+from traffic_cop_middleware.errors import FileCorrupt, StoreError
 from traffic_cop_middleware.loops import Signal
 
 log = logging.getLogger("traffic_cop.state")
@@ -144,9 +144,16 @@ class StateReader:
             return items
         return await answers([partial(self.whole, item) for item in items], at_once=AT_ONCE)
 
-    async def each_whole(self, items: Sequence[Item]) -> Sequence[Item | Exception]:
-        """As `whole`, for several, some at a time; and for each that can't be had, why."""
-        return await outcomes([partial(self.whole, item) for item in items], at_once=AT_ONCE)
+    async def each_whole(self, items: Sequence[Item]) -> Sequence[Item | FileCorrupt]:
+        """As `all_whole`; one whose file is gone, or is not what was kept, hides no other."""
+        if not any(is_pointer(item.value) for item in items):
+            return items
+        found = list[Item | FileCorrupt]()
+        for each in await outcomes([partial(self.whole, item) for item in items], at_once=AT_ONCE):
+            if isinstance(each, Exception) and not isinstance(each, FileCorrupt):
+                raise each
+            found.append(each)
+        return found
 
     async def one(self, key: StateKey, *, strong: bool) -> Item | None:
         """An item or a tombstone; `None` where nothing is known of it. At most one round trip to each store."""
@@ -224,6 +231,12 @@ class StateReader:
 
     async def several(self, keys: Sequence[StateKey], *, strong: bool) -> Mapping[StateKey, Item | None]:
         """As `one`, for several at once, in as many round trips."""
+        found = await self.several_raw(keys, strong=strong)
+        whole = await self.all_whole([item for item in found.values() if item is not None])
+        return {**found, **{item.key: item for item in whole}}
+
+    async def several_raw(self, keys: Sequence[StateKey], *, strong: bool) -> Mapping[StateKey, Item | None]:
+        """As `several`, and pointers as they are."""
         near = None if strong else self.near
         found: dict[StateKey, Item | None] = {}
         if near is not None:
@@ -235,8 +248,7 @@ class StateReader:
         if self.uses is not None:
             for key in found:
                 self.uses.read(key)
-        whole = await self.all_whole([item for item in found.values() if item is not None])
-        return {**found, **{item.key: item for item in whole}}
+        return found
 
     async def _ask(self, keys: Sequence[StateKey], *, strong: bool = False) -> dict[StateKey, Item | None]:
         near = self._near
