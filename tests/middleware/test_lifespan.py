@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +26,7 @@ from tests.servers import RedisServer
 from traffic_cop_middleware import ConfigurationError, TrafficCop
 from traffic_cop_middleware.adapters.memory import MemoryBackend
 
+ROOT = Path(__file__).parents[2]
 STARTUP_AND_SHUTDOWN: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
 
@@ -222,3 +228,35 @@ def test_each_unnamed_memory_backend_is_its_own() -> None:
     for app in apps:
         TrafficCop(limits="1/minute").install(app)
     assert [TestClient(app).get("/").status_code for app in apps] == [200, 200]
+
+
+INTERRUPTED = """
+from starlette.applications import Starlette
+from traffic_cop_middleware import TrafficCop
+
+app = TrafficCop(session_secret="a secret of 32 bytes, for a test", metrics=True, documents="sqlite:///{folder}/s.db").wrap(
+    Starlette()
+)
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_interrupted_has_nothing_to_tell_of(tmp_path: Path, loop: str, sign: signal.Signals) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED.format(folder=tmp_path))
+    command = [sys.executable, "-m", "uvicorn", "interrupted:app", "--port", "0", "--lifespan", "on", "--loop", loop]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        watchdog = threading.Timer(60, server.kill)
+        watchdog.start()
+        try:
+            assert server.stderr is not None
+            started = next(line for line in server.stderr if "running on" in line or "rror" in line)
+            assert "running on" in started, started
+            server.send_signal(sign)
+            told = server.stderr.read()
+        finally:
+            server.kill()
+            watchdog.cancel()
+    assert "Application shutdown complete" in told
+    assert "Exception" not in told, told

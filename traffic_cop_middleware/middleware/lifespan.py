@@ -31,7 +31,8 @@ async def run_lifespan(
     """Open, run the app's lifespan, close. What fails before the app's start goes out as a failed start-up, and is
     raised.
 
-    `work` runs beside the app, and is cancelled at its end.
+    `work` runs beside the app, and has ended when the server hears of the end: one that was interrupted ends the event
+    loop right after that, and would tell of whatever still runs as of an error.
     """
     first: Message | None = await receive()
     try:
@@ -41,12 +42,14 @@ async def run_lifespan(
         await send({"type": "lifespan.startup.failed", "message": text})
         raise  # as Starlette does: a server has the message already, and a TestClient would wait for ever
     is_open = True
+    beside = Beside(work)
 
     async def close() -> None:
         nonlocal is_open
         if is_open:
             is_open = False
             await close_parts()
+        await beside.end()
 
     async def receive_again() -> Message:
         nonlocal first
@@ -59,22 +62,47 @@ async def run_lifespan(
         await send(message)
 
     try:
-        if work is None:
-            await app(scope, receive_again, send_after_closing)
-        else:
-            await _beside(work, app(scope, receive_again, send_after_closing))
+        await beside.run(app(scope, receive_again, send_after_closing))
     finally:
         await close()
 
 
-async def _beside(work: Work, running: Awaitable[None]) -> None:
-    failed: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(work)
-        try:
+class Beside:
+    """Runs `work`, if there is any, beside something else."""
+
+    def __init__(self, work: Work | None) -> None:
+        self._work = work
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    async def run(self, running: Awaitable[None]) -> None:
+        """Wait for `running` with the work beside it, which ends with it at the latest."""
+        if self._work is None:
             await running
-        except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
-            failed = exc
-        tasks.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
+            return
+        failed: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._run, self._work)
+                try:
+                    await running
+                except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
+                    failed = exc
+                self._scope.cancel()
+        finally:
+            self._ended.set()  # one that was cancelled before it began says nothing itself
+        if failed is not None:
+            raise failed
+
+    async def _run(self, work: Work) -> None:
+        try:
+            with self._scope:
+                await work()
+        finally:
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Cancel the work, and wait until it has ended."""
+        if self._work is not None:
+            self._scope.cancel()
+            await self._ended.wait()
