@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,18 +11,24 @@ import pytest
 from traffic_cop_middleware import (
     ConfigurationError,
     Issuer,
+    MetricsMiddleware,
     MissingExtra,
     RateLimitMiddleware,
+    Service,
     SessionMiddleware,
     TrafficCop,
     TrafficCopError,
     TrafficCopMiddleware,
     by_api_key,
+    by_ip,
     by_user,
     limit,
+    route,
+    simulate_log,
 )
 
 SECRET = "a secret of more than thirty-two bytes"
+PEM = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAA\n-----END PRIVATE KEY-----\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -36,12 +43,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None: ...
         ({"limits": "0/minute"}, "a count is from 1"),
         ({"limits": "5/0 seconds"}, "a count is from 1"),
         ({"limits": "-5/minute"}, "is not a rate"),
-        ({"limits": "9999999999999/minute"}, "is not a rate"),
+        ({"limits": "9999999999999/minute"}, "a count is from 1 to"),
         ({"limits": 100}, "limits=100: write a string like '100/minute'"),
         ({"limits": [None]}, "write a string like"),
         ({"limits": "100/minute;"}, "'' is not a rate"),
-        ({"backend": "postgres://db"}, r"postgres://… is not known here. Write one of memory://, redis://"),
-        ({"backend": "localhost:6379"}, "no URL scheme is not known here"),
+        ({"backend": "postgres://db"}, r"postgres:// is not known here. Write one of memory://, redis://"),
+        ({"backend": "localhost:6379"}, "this is no URL: it begins with no scheme"),
         ({"backend": "memory://?size=3"}, "there is max_keys"),
         ({"backend": "memory://?max_keys=0"}, "a whole number from 1"),
         ({"backend": "memory:///tmp"}, "'memory://' or 'memory://name'"),
@@ -225,6 +232,37 @@ def test_a_mistyped_setting_is_told_the_one_that_was_meant(make: Any) -> None:
 def test_a_part_knows_its_settings_without_the_prefix() -> None:
     with pytest.raises(ConfigurationError, match=r"did you mean fields=\?"):
         RateLimitMiddleware(app, limits_fields=False)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MetricsMiddleware(app, path="/m"), "path='/m' needs token: .* write public=True"),
+        (lambda: MetricsMiddleware(app, metrics_path="/m"), r"did you mean path=\?"),  # type: ignore[call-arg]
+        (lambda: SessionMiddleware(app, secret="short"), "^secret: 5 bytes"),
+        (lambda: SessionMiddleware(app, secret=PEM), "beside it algorithm='ES256'"),
+        (lambda: RateLimitMiddleware(app, x_headers="yes"), "^x_headers='yes'"),  # type: ignore[arg-type]
+        (lambda: TrafficCop(limits_x_headers="yes"), "^limits_x_headers='yes'"),  # type: ignore[arg-type]
+        (lambda: TrafficCop(limits_on_refusal=7), "^limits_on_refusal=7"),  # type: ignore[arg-type]
+        (lambda: TrafficCop(session_secret=PEM), "beside it session_algorithm='ES256'"),
+        (lambda: TrafficCop(session_secret=[]), "session_secret: an empty list"),
+        (lambda: TrafficCop(session_idle=500), "session_idle: there are no sessions without session_secret"),
+        (lambda: TrafficCop(metrics_interval=2.0, metrics_series=7), "metrics_interval, metrics_series: nothing is"),
+        (lambda: TrafficCop("localhost:6379"), "backend: this is no URL: it begins with no scheme"),
+        (lambda: by_api_key("X-Key"), r"read from X-API-Key. Write by_api_key, or by_api_key\(verify=fn\)"),  # type: ignore[call-overload]
+        (lambda: limit("99999999999999999999/second"), "a count is from 1 to 9000000000"),
+        (lambda: route("/x/*", to=Service), "is no destination. Write a URL"),
+        (lambda: simulate_log("access.log", by_ip), "limits=.*: write a string"),  # type: ignore[arg-type]
+        (lambda: simulate_log("access.log", "5/minute", marks=True), "write app=… too"),
+    ],
+)
+def test_an_error_names_the_setting_as_it_was_written(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+def test_what_is_as_by_default_needs_no_other_setting() -> None:
+    TrafficCop(session_issuers=[], session_trusted_origins=[], business_metrics=[], metrics_path=None)
 
 
 def test_a_missing_driver_is_told_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,13 @@ async def started(app: Any) -> AsyncIterator[dict[str, Any]]:
     from_app: asyncio.Queue[Any] = asyncio.Queue()
     life = asyncio.ensure_future(app({"type": "lifespan", "asgi": {"version": "3.0"}}, to_app.get, from_app.put))
     await to_app.put({"type": "lifespan.startup"})
-    answer = await from_app.get()
+    answering = asyncio.ensure_future(from_app.get())
+    await asyncio.wait({answering, life}, return_when=asyncio.FIRST_COMPLETED)
+    if not answering.done():
+        answering.cancel()
+        await life
+        raise RuntimeError("the app answers no lifespan")
+    answer = answering.result()
     try:
         yield answer
     finally:

@@ -34,6 +34,7 @@ from traffic_cop_middleware import (
 )
 from traffic_cop_middleware.abstractions.cors_table import CorsTable
 from traffic_cop_middleware.abstractions.events import Observers
+from traffic_cop_middleware.adapters.memory import MemoryBackend
 from traffic_cop_middleware.middleware.cors import CorsLayer, preflight_of
 from traffic_cop_middleware.middleware.exchange import raw_path_of
 
@@ -610,9 +611,22 @@ async def test_a_policy_that_a_route_names_and_nobody_made_is_told_once(caplog: 
     app = cop.wrap(Inside())
     for _ in range(2):
         assert cors_fields(await send_through(app, asking("/x"))) == {}
-    assert [record.message for record in caplog.records] == [
-        "route '/x' names the CORS policy 'apy', and there is none of that name"
-    ]
+    [told] = [record.message for record in caplog.records]
+    assert told.startswith("route '/x' names the CORS policy 'apy', and there is none of that name: no page of another")
+
+
+async def test_a_policy_that_is_missing_is_told_at_the_start_unless_a_record_has_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = MemoryBackend()
+    for told in (1, 0):
+        caplog.clear()
+        cop = TrafficCop(backend)  # without any policy of its own
+        cop.route("/x", to=FixedResponse(200), cors="app")
+        async with started(cop.wrap(Starlette())):
+            found = [record for record in caplog.records if "there is none of that name" in record.message]
+            assert len(found) == told
+            await cop.cors.put("app", CorsPolicy(origins=[APP]))
 
 
 @pytest.mark.parametrize("cors", [{"a": "https://a.example"}, ["a"], {"": CorsPolicy(origins="*")}])

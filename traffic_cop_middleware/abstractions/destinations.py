@@ -144,6 +144,10 @@ Destination = Any
 """A `Pool`, `Service`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app."""
 
 
+CLASSES: tuple[type, ...] = (Pool, Service, Redirect, FixedResponse, TheApp, Upstream)
+"""Whose objects are destinations; a class itself can be called, as an ASGI app can, and is none."""
+
+
 def destination(to: object, where: str) -> Destination:
     """What `to=` means: a URL, `Upstream`s, `Service`, `Redirect`, `FixedResponse`, `THE_APP`, or an ASGI app.
 
@@ -157,7 +161,7 @@ def destination(to: object, where: str) -> Destination:
     if isinstance(to, Iterable) and not isinstance(to, (bytes, Mapping)):
         each = [one if isinstance(one, Upstream) else upstream_from(one) for one in to]
         return Pool(each)
-    if callable(to):
+    if callable(to) and not (isinstance(to, type) and issubclass(to, CLASSES)):
         return to
     raise ConfigurationError(
         f"{where}: to={to!r} is no destination. Write a URL, Upstream(…) or a list of them, Service(…), "

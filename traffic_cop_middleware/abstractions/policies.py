@@ -13,7 +13,7 @@ SHORT = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "h
 MOST = 9_000_000_000
 """Tokens of a bucket at the most: stores answer in millionths of a token, in integers below 2**53."""
 
-RATE = re.compile(r"\s*(\d{1,12})\s*(?:/|\bper\b)\s*(\d{1,6})?\s*([a-z]+)\s*", re.ASCII)
+RATE = re.compile(r"\s*(\d{1,30})\s*(?:/|\bper\b)\s*(\d{1,6})?\s*([a-z]+)\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

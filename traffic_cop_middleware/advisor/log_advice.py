@@ -89,14 +89,16 @@ def simulate_log(
     key = named_key(by)
 
     def made(given: Limits | None, where: str) -> tuple[Limit, ...]:
-        each = (given,) if isinstance(given, (str, Limit)) else tuple(given or ())
+        each = given if isinstance(given, Iterable) and not isinstance(given, str) else [given] if given else []
         return limits_of(
             [limit(one, burst=burst, cost=cost, key=key) if isinstance(one, str) else one for one in each], where
         )
 
+    if marks and reading.get("app") is None:
+        raise ConfigurationError("marks=True takes the @limit marks of an app: write app=… too (--app module:app)")
     everywhere = made(limits, "limits")
     on_routes = {template: made(given, f"routes[{template!r}]") for template, given in (routes or {}).items()}
-    if not everywhere and not any(on_routes.values()) and not (marks and reading.get("app") is not None):
+    if not everywhere and not any(on_routes.values()) and not marks:
         raise ConfigurationError("there is no limit to simulate: write one like '100/minute', or routes={…}")
     listed = [each for several in on_routes.values() for each in several]
     for each in (*everywhere, *listed):

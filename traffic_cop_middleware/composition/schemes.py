@@ -38,8 +38,7 @@ def adapter_for(url: str, *, kwarg: str, group: str, ours: Mapping[str, str], ex
     for point in entry_points(group=group, name=scheme):
         return point.load()
     known = sorted({*ours, *(point.name for point in entry_points(group=group))})
-    said = f"{scheme}://…" if scheme else "no URL scheme"
+    said = f"{scheme}:// is not known here" if scheme else "this is no URL: it begins with no scheme and '://'"
     raise ConfigurationError(
-        f"{kwarg}: {said} is not known here. Write one of {', '.join(f'{name}://' for name in known)}, for example "
-        f"{example}"
+        f"{kwarg}: {said}. Write one of {', '.join(f'{name}://' for name in known)}, for example {example}"
     )

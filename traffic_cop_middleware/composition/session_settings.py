@@ -60,6 +60,7 @@ class SessionSettings:
         except ConfigurationError as exc:
             # They begin with the name of a setting, and all keys are one here.
             said = re.sub(r"^keys?(?=:)", "secret", str(exc))
+            said = re.sub(r"(?<=beside it )algorithm=", "session_algorithm=", said)
             raise ConfigurationError(f"session_{said}") from exc
         if any(issuer.iss == self.issuer for issuer in self.issuers):
             # Whose token it is can be told by `iss` alone: ours would all be looked up among that issuer's keys.

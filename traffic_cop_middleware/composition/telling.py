@@ -26,10 +26,10 @@ from traffic_cop_middleware.abstractions.insights.quotas import Quotas, quotas_o
 from traffic_cop_middleware.abstractions.insights.values import Insight
 from traffic_cop_middleware.abstractions.insights.webhooks import Webhook
 from traffic_cop_middleware.abstractions.leader import Leader
-from traffic_cop_middleware.composition.gateway import open_transport
+from traffic_cop_middleware.composition.gateway import EXTRA, open_transport
 from traffic_cop_middleware.composition.webhooks import WebhookSender
 from traffic_cop_middleware.contracts import Backend, Lease
-from traffic_cop_middleware.errors import ConfigurationError, StoreError
+from traffic_cop_middleware.errors import ConfigurationError, MissingExtra, StoreError
 
 log = logging.getLogger("traffic_cop")
 
@@ -76,7 +76,10 @@ class TellingSettings:
                     "metrics_webhook=…: a webhook has a secret that signs what it is sent. Write "
                     "metrics_webhook=Webhook('https://hooks.example.com/traffic', secret=os.environ['WEBHOOK_SECRET'])"
                 )
-            open_transport()  # only to see whether there is a driver
+            try:
+                open_transport()  # only to see whether there is a driver
+            except MissingExtra as exc:
+                raise MissingExtra(f"metrics_webhook needs a driver: pip install '{EXTRA}'") from exc
         quotas_of(self.quotas, setting="metrics_quotas")
         if self.quotas is not None and not self.on:
             raise ConfigurationError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 from starlette.types import ASGIApp
@@ -84,7 +86,8 @@ class RateLimitMiddleware(Stack):
             f"limits_{name}" if name in ("fields", "x_headers", "on_refusal") else name: value
             for name, value in settings.items()
         }
-        _LimitsAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+        with own_names("limits", RateLimitKwargs.__annotations__):
+            _LimitsAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class SessionMiddleware(Stack):
@@ -105,7 +108,8 @@ class SessionMiddleware(Stack):
                 "SessionMiddleware: secret is missing. Make one with python -c 'import secrets; "
                 "print(secrets.token_urlsafe(32))' and keep it out of the code: secret=os.environ['SESSION_SECRET']"
             )
-        _SessionsAlone(**_prefixed("session", settings))._layers.set_up(self, app, self.traffic_cop_layer)
+        with own_names("session", SessionKwargs.__annotations__):
+            _SessionsAlone(**_prefixed("session", settings))._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class RoutingMiddleware(Stack):
@@ -121,7 +125,8 @@ class RoutingMiddleware(Stack):
 
     def __init__(self, app: ASGIApp, **settings: Unpack[RoutingKwargs]) -> None:
         refuse_unknown("RoutingMiddleware", RoutingKwargs.__annotations__, settings)
-        _RoutesAlone(**_prefixed("proxy", settings))._layers.set_up(self, app, self.traffic_cop_layer)
+        with own_names("proxy", RoutingKwargs.__annotations__):
+            _RoutesAlone(**_prefixed("proxy", settings))._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 class MetricsMiddleware(Stack):
@@ -141,7 +146,10 @@ class MetricsMiddleware(Stack):
         # Nobody could ask for a history, there is no cop at hand; but insights come out of it.
         told = settings.get("on_insight") is not None or settings.get("webhook") is not None
         prefixed = _prefixed("metrics", settings)
-        _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+        with own_names("metrics", MetricsKwargs.__annotations__):
+            _MetricsAlone(metrics=True, metrics_history=told, **prefixed)._layers.set_up(
+                self, app, self.traffic_cop_layer
+            )
 
 
 class _PromotionAlone(TrafficCop):
@@ -165,10 +173,23 @@ class PromotionMiddleware(Stack):
         refuse_unknown("PromotionMiddleware", PromotionKwargs.__annotations__, settings)
         own = ("hooks", "preset", "critical_fields", "critical_types", "preferences", "file_bytes", "hook_timeout")
         prefixed: Any = {f"promotion_{name}" if name in own else name: value for name, value in settings.items()}
-        _PromotionAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
+        with own_names("promotion", own):
+            _PromotionAlone(**prefixed)._layers.set_up(self, app, self.traffic_cop_layer)
 
 
 def _prefixed(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A part's settings under the names that `TrafficCop` has for them; those of the backend have no prefix."""
     shared = BackendKwargs.__annotations__
     return {name if name in shared else f"{part}_{name}": value for name, value in settings.items()}
+
+
+@contextmanager
+def own_names(part: str, names: Iterable[str]) -> Iterator[None]:
+    """Errors speak of a part's settings by the names that it has for them, where `TrafficCop` has a prefix."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        text = re.sub(rf"\b{part}_({'|'.join(names)})\b", r"\1", str(exc))
+        if text == str(exc):
+            raise
+        raise type(exc)(text) from exc

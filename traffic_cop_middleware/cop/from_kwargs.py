@@ -9,7 +9,7 @@ themselves when made; here is what concerns several of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from traffic_cop_middleware.abstractions.business.costs import CostOf
 from traffic_cop_middleware.abstractions.business.declarations import declared
@@ -132,19 +132,6 @@ def backend_settings(given: CopSettings, *, hooks: Sequence[PromotionHook], keep
     )
 
 
-def _given_for_metrics(given: CopSettings) -> Sequence[str]:
-    """The settings of metrics that are not as they are by default."""
-    default = MetricsSettings()
-    numbers: Mapping[str, object] = {
-        "metrics_interval": default.interval,
-        "metrics_series": default.series,
-        "metrics_access_log": default.access_log,
-        "metrics_history": default.history,
-    }
-    named = {name: each for name, each in given.items() if name.startswith(("metrics_", "business_metrics"))}
-    return [name for name, each in named.items() if (each != numbers[name] if name in numbers else each)]
-
-
 def metrics_settings(given: CopSettings) -> MetricsSettings | None:
     """`None` where nothing is counted."""
     cost = given["business_metrics_cost"]
@@ -164,8 +151,6 @@ def metrics_settings(given: CopSettings) -> MetricsSettings | None:
     path, token, public = given["metrics_path"], given["metrics_token"], given["metrics_public"]
     if not isinstance(on, bool):
         raise ConfigurationError(f"metrics={on!r} must be True or False")
-    if not on and (useless := _given_for_metrics(given)):
-        raise ConfigurationError(f"{', '.join(useless)}: nothing is counted without metrics=True. Write it too")
     if path is None and (token is not None or public):
         raise ConfigurationError("metrics_token and metrics_public need metrics_path='/metrics'")
     return settings if on else None

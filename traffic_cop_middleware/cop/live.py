@@ -91,4 +91,5 @@ class Live:
         """Let the gateway begin and end with the other parts."""
         parts.also_start.append(self.gateway.start)
         parts.also_begin.append(self.gateway.begin)
+        parts.also_begin.append(self.cors.begin)
         parts.also_close.append(self.gateway.close)

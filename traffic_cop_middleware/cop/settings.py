@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Signature
 from typing import TYPE_CHECKING, Required, TypedDict
 
 from traffic_cop_middleware.abstractions.business.costs import Costs
@@ -21,7 +23,7 @@ from traffic_cop_middleware.composition.otlp import OtlpExport
 from traffic_cop_middleware.composition.session_settings import Secret
 from traffic_cop_middleware.composition.telling import OnInsight
 from traffic_cop_middleware.contracts import Backend, DocumentStore, FileMetadataStore, ObjectStore, Observer, Tier
-from traffic_cop_middleware.errors import UnknownSetting
+from traffic_cop_middleware.errors import ConfigurationError, UnknownSetting
 from traffic_cop_middleware.middleware.client_address import TrustedProxies
 from traffic_cop_middleware.middleware.cookies import SameSite
 from traffic_cop_middleware.middleware.csrf import Csrf
@@ -178,12 +180,34 @@ class MetricsKwargs(BackendKwargs, total=False):
     quotas: Quotas | None
 
 
+PREFIX = re.compile("(limits|session|proxy|metrics|promotion)_")
+SWITCHES = (
+    ("metrics", ("metrics_", "business_metrics"), "nothing is counted without metrics=True. Write it too"),
+    ("session_secret", ("session_",), "there are no sessions without session_secret=…. Write it too"),
+)
+"""What a part is asked for by, how its other settings begin, and what to do."""
+
+
 def refuse_unknown(what: str, known: Iterable[str], given: Mapping[str, object]) -> None:
     """A mistyped setting, with the one that was meant."""
     known = list(known)
     for name in given:
         if name not in known:
-            bare = name.removeprefix("limits_").removeprefix("session_")
+            bare = PREFIX.sub("", name)
             near = [bare] if bare in known else difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
             raise UnknownSetting(f"{what} has no setting {name!r}: {meant}")
+
+
+def refuse_useless(given: CopSettings, signature: Signature) -> None:
+    """Settings of a part that is not there, as it was not asked for. `signature` has the defaults."""
+    values: Mapping[str, object] = given
+    changed = [
+        name
+        for name, parameter in signature.parameters.items()
+        if (each := values.get(name)) != parameter.default and (each or parameter.default)  # [] is as () is
+    ]
+    for switch, prefixes, mend in SWITCHES:
+        useless = [name for name in changed if name.startswith(prefixes) and name != switch]
+        if useless and switch not in changed:
+            raise ConfigurationError(f"{', '.join(useless)}: {mend}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Never, Unpack, cast
 
 from starlette.applications import Starlette
@@ -48,7 +49,7 @@ from traffic_cop_middleware.cop.layers import Layers
 from traffic_cop_middleware.cop.live import KINDS, Live
 from traffic_cop_middleware.cop.management import Management
 from traffic_cop_middleware.cop.needs import Needs, warn_of_untrusted
-from traffic_cop_middleware.cop.settings import CopSettings, refuse_unknown
+from traffic_cop_middleware.cop.settings import CopSettings, refuse_unknown, refuse_useless
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.client_address import ClientAddress, TrustedProxies
 from traffic_cop_middleware.middleware.cookies import SameSite
@@ -253,6 +254,7 @@ class TrafficCop(Management, Additions):
         self._hooks = checked_hooks(given)
         settings = backend_settings(given, hooks=self._hooks, keeps_state=self._keeps_state)
         counted = metrics_settings(given)
+        refuse_useless(given, signature(TrafficCop))
         counting = None
         if counted is not None:
             counting = Counting(

@@ -52,6 +52,12 @@ class CorsPolicies:
             CORS, parse=lambda _, record: cors_policy_from(record), swap=lambda _: self._swap(), emit=observers.emit
         )
 
+    async def begin(self) -> None:
+        """Tell of routes that name a policy which there is not."""
+        for route in self._gateway.table:
+            if (name := action_of(route).cors) is not None and self.table.named(name) is None:
+                self._tell_of_missing(route.name, name)
+
     async def put(self, name: str, policy: CorsPolicy, *, at: int | None = None) -> int:
         """Add a policy or change the one of that name, on all workers. Gives the records' new version.
 
@@ -119,10 +125,18 @@ class CorsPolicies:
         if name is None:
             return self.table.find(raw_path_of(scope))
         policy = self.table.named(name)
-        if policy is None and name not in self._missing:
-            self._missing.add(name)
-            log.error("route %r names the CORS policy %r, and there is none of that name", candidates[-1].name, name)
+        if policy is None:
+            self._tell_of_missing(candidates[-1].name, name)
         return policy
+
+    def _tell_of_missing(self, route: str, name: str) -> None:
+        if name not in self._missing:
+            self._missing.add(name)
+            log.error(
+                "route %r names the CORS policy %r, and there is none of that name: no page of another origin can read "
+                "its answers. Write TrafficCop(cors={%r: CorsPolicy(…)}), or cop.cors.put",
+                *(route, name, name),
+            )
 
     def _swap(self) -> None:
         self.table = CorsTable({**self._own, **self.live.values})

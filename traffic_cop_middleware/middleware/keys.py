@@ -150,6 +150,11 @@ class ByApiKey(Key):
             if not callable(verify):
                 raise ConfigurationError(f"by_api_key(verify={verify!r}): verify is a function of the key")
             return ByApiKey(verify)
+        if not isinstance(connection, HTTPConnection):
+            raise ConfigurationError(
+                f"by_api_key({connection!r}): the key is read from X-API-Key. Write by_api_key, or "
+                "by_api_key(verify=fn) with a function of the key"
+            )
         given = _api_key(connection.scope)
         return digest(given) if given else None
 

@@ -56,6 +56,11 @@ def check_order(layer: str, app: Any) -> None:
         other = getattr(inside, "traffic_cop_layer", None)
         if other is None:
             continue
+        if layer == other == "traffic_cop":
+            raise OrderError(
+                "TrafficCop stands inside TrafficCop, so each request would pay twice. Keep one of cop.install(app), "
+                "cop.wrap(app) and app.add_middleware(TrafficCopMiddleware, …)"
+            )
         if "traffic_cop" in (layer, other):
             raise OrderError(
                 f"{NAMES[other]} stands inside {NAMES[layer]}, so each request would pay twice. Keep one of them: "

@@ -40,16 +40,16 @@ class RateLimitSettings:
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("fields", self.fields),
-            ("x_headers", self.x_headers),
+            ("limits_fields", self.fields),
+            ("limits_x_headers", self.x_headers),
             ("strict_routes", self.strict_routes),
         ):
             if not isinstance(value, bool):
                 raise ConfigurationError(f"{name}={value!r} must be True or False")
         if self.on_refusal is not None and not callable(self.on_refusal):
             raise ConfigurationError(
-                f"on_refusal={self.on_refusal!r} must be a function of the connection and the refusal that returns a "
-                "response, or None for the usual one"
+                f"limits_on_refusal={self.on_refusal!r} must be a function of the connection and the refusal that "
+                "returns a response, or None for the usual one"
             )
 
 

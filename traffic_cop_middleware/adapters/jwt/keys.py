@@ -143,6 +143,8 @@ def keyset(keys: Key | KeyMaterial | Sequence[Key | KeyMaterial], *, algorithm: 
             f"keys: a secret, a PEM, a pathlib.Path or a list of them, not a {type(keys).__name__}"
         )
     several: Sequence[Key | KeyMaterial] = [keys] if isinstance(keys, (Key, str, bytes, Path)) else keys
+    if not several:
+        raise ConfigurationError("keys: an empty list; the first signs, so there is at least one secret, PEM or Key")
     made = []
     for number, key in enumerate(several, 1):
         try:

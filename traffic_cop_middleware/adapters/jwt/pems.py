@@ -53,8 +53,8 @@ def read_secret(material: KeyMaterial) -> bytes:
     if _is_a_key(secret):
         # Who knows the public half of a key pair could sign with it: RS256 taken for HS256 (RFC 8725 section 2.1).
         raise ConfigurationError(
-            "secret: this is a key or a certificate (PEM, DER, JWK or SSH), not a secret. Write keys=… with algorithm="
-            f"'ES256', 'EdDSA' or 'RS256' for a PEM, or make a secret: {HOW_TO_MAKE_ONE}"
+            "secret: this is a key or a certificate (PEM, DER, JWK or SSH), not a secret. For a PEM write beside it "
+            f"algorithm='ES256', 'EdDSA' or 'RS256', or make a secret: {HOW_TO_MAKE_ONE}"
         )
     return secret
 
