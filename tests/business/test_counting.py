@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -147,6 +147,10 @@ async def test_a_trend_has_the_stretch_before_and_that_of_last_week() -> None:
         (lambda it: it.observe("basket", "3"), "'3'"),
         (lambda it: it.gauge("queue", float("inf")), "inf"),
         (lambda it: it.gauge("queue", Decimal("nan")), "NaN"),
+        (lambda it: it.gauge("queue", Decimal("sNaN")), "sNaN"),
+        (lambda it: it.gauge("queue", 10**400), "10000"),
+        (lambda it: it.observe("basket", 10**400), "10000"),
+        (lambda it: it.observe("basket", Decimal("1e400")), "1E+400"),
         (lambda it: it.gauge("queue", True), "True"),
     ],
 )
@@ -269,6 +273,15 @@ def test_a_cost_function_that_fails_is_logged_once_and_costs_nothing(
     assert "GET /a" in record.getMessage()
 
 
+def test_the_digits_of_the_apps_decimal_context_do_not_matter() -> None:
+    _, (shop,) = shops(1)
+    with localcontext() as context:
+        context.prec = 4
+        shop.business.observe("basket", Decimal("12345.67"), plan="pro")
+        assert CostOf({"/a": Decimal("12345.67")})("/a", "GET", 200, 0.1, 3) == 12_345_670_000
+    assert shop.recorder.running.business.numbers == {("basket", "pro"): 12_345_670_000}
+
+
 def test_costs_are_exact_in_millionths() -> None:
     assert CostOf(lambda *of: Decimal("0.000001"))("/a", "GET", 200, 0.1, 3) == 1
     assert CostOf(lambda route, method, status, seconds, size: size * 1e-6)("/a", "GET", 200, 0.1, 30) == 30
@@ -281,7 +294,14 @@ async def later(*of: Any) -> float:
     return 1.0
 
 
-@pytest.mark.parametrize("costs", [3, "a", later, {"/a": "b"}, {"/a": -1}])
+class Later:
+    async def __call__(self, *of: Any) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    "costs", [3, "a", later, Later(), {"/a": "b"}, {"/a": -1}, {"/a": 10**400}, {"/a": Decimal("sNaN")}]
+)
 def test_costs_that_are_none_are_refused(costs: Any) -> None:
     with pytest.raises(ConfigurationError, match="business_metrics_cost"):
         CostOf(costs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"attributes": "plan"}, "a list of names"),
     ({"attributes": ["plan", "plan"]}, "different"),
     ({"attributes": ["http.route"]}, "http.route"),
+    ({"attributes": [["plan"]]}, "['plan']"),
     ({"attributes": [f"a{number}" for number in range(11)]}, "10"),
     ({"attributes": {"plan": []}}, "plan"),
     ({"attributes": {"plan": "free"}}, "plan"),
@@ -43,6 +45,8 @@ def test_a_declaration_that_can_not_be_used_is_refused(wrong: dict[str, Any], na
     "metrics",
     [
         "orders",
+        3,
+        None,
         BusinessMetric("orders", "count"),
         ["orders"],
         [BusinessMetric("orders", "count"), BusinessMetric("orders", "gauge")],
@@ -106,3 +110,32 @@ def test_a_mistyped_attribute_is_an_error(attributes: Any) -> None:
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="plan"):
             series.of(attributes)
+
+
+class Plan(str, enum.Enum):
+    FREE = "free"
+    PRO = "pro"
+
+
+class Size(int, enum.Enum):
+    BIG = 3
+
+
+@pytest.mark.parametrize("values", [["free", "pro"], Plan, 2])
+def test_a_member_of_an_enum_counts_as_what_it_stands_for(values: Any) -> None:
+    series = SeriesOf(BusinessMetric("orders", "count", attributes={"plan": values, "size": ["3"]}))
+    for plan, size in ((Plan.PRO, Size.BIG), ("pro", 3), (Plan.PRO, "3"), ("pro", "3")):
+        assert series.of({"plan": plan, "size": size}) == ("orders", "pro", "3")
+    assert {type(each) for each in series.of({"plan": Plan.FREE, "size": "3"})} == {str}
+
+
+def test_values_that_are_told_outside_as_one_text_are_one_series() -> None:
+    series = SeriesOf(BusinessMetric("orders", "count", attributes=["shop"]))
+    assert series.of({"shop": "\ud800"}) == series.of({"shop": "\\ud800"}) == ("orders", "\\ud800")
+
+
+def test_of_long_values_no_more_than_their_beginning_is_kept() -> None:
+    series = SeriesOf(BusinessMetric("orders", "count", attributes=["shop"]))
+    for number in range(100):
+        assert series.of({"shop": "x" * 1_000 + str(number)}) == ("orders", "x" * 200)
+    assert sum(len(value) for given in series._quick for value in given if isinstance(value, str)) <= 200

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
-from math import isfinite
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Literal, TypeVar, get_args
 
 from traffic_cop_middleware.abstractions.analytics import AnalyticsAbstraction, FoundFigures
+from traffic_cop_middleware.abstractions.business.costs import in_millionths, is_finite
 from traffic_cop_middleware.abstractions.business.declarations import Attribute, BusinessMetric, Kind, SeriesOf
 from traffic_cop_middleware.abstractions.business.export import (
     USAGE_COLUMNS,
@@ -43,7 +43,7 @@ from traffic_cop_middleware.abstractions.business.results import (
     UsageBy,
 )
 from traffic_cop_middleware.abstractions.history.ranges import DAY, MINUTE, Range, Window, bounds_of, step_of
-from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Business, Level
+from traffic_cop_middleware.abstractions.metrics.business import COST, Business, Level
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.metrics.summary import BUSINESS, REQUESTS, STREAMS, USAGE
@@ -132,7 +132,7 @@ class BusinessMetricsAbstraction:
         self._turn()
         with self._recorder.counting:
             labelled, running = series.of(attributes), self._running
-            running.add(labelled, round(value * MILLION))
+            running.add(labelled, in_millionths(value))
             running.histogram(labelled).add(number)
 
     @property
@@ -156,7 +156,7 @@ class BusinessMetricsAbstraction:
         return found
 
     def _finite(self, how: str, name: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not isfinite(value):
+        if not is_finite(value):
             raise ConfigurationError(f"cop.business_metrics.{how}({name!r}, {value!r}): a finite number")
         return float(value)
 

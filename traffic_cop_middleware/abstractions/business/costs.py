@@ -10,8 +10,9 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from math import isfinite
+from typing import TypeGuard
 
 from traffic_cop_middleware.abstractions.metrics.business import MILLION
 from traffic_cop_middleware.errors import ConfigurationError
@@ -26,6 +27,8 @@ MOST_COST = 1_000_000
 """Of one request."""
 LOG_PERIOD = 60.0
 EVERY_OTHER = "*"
+EXACT = Context(prec=400, traps=[])
+"""More digits than any number has that may be counted, and a millionth of it."""
 
 
 def millionths(amount: object) -> int:
@@ -34,11 +37,27 @@ def millionths(amount: object) -> int:
     Raises:
         ValueError: it is no number, not finite, negative, or above `MOST_COST`.
     """
-    if not isinstance(amount, (int, float, Decimal)) or isinstance(amount, bool) or not isfinite(amount):
+    if not is_finite(amount):
         raise ValueError(f"{amount!r} is no number")
     if not 0 <= amount <= MOST_COST:
         raise ValueError(f"{amount!r} is not from 0 to {MOST_COST}")
-    return round(amount * MILLION)
+    return in_millionths(amount)
+
+
+def is_finite(number: object) -> TypeGuard[Amount]:
+    """Whether it is a number that is told apart from infinity as a float."""
+    if not isinstance(number, (int, float, Decimal)) or isinstance(number, bool):
+        return False
+    try:
+        return isfinite(number)
+    except (OverflowError, ValueError):  # an int beyond floats; a signaling NaN
+        return False
+
+
+def in_millionths(number: Amount) -> int:
+    """A finite number, rounded to a millionth."""
+    # The app's decimal context may have fewer digits.
+    return round(EXACT.multiply(number, MILLION) if isinstance(number, Decimal) else number * MILLION)
 
 
 class CostOf:
@@ -60,7 +79,7 @@ class CostOf:
                     self._table[route] = millionths(amount)
                 except ValueError as exc:
                     raise ConfigurationError(f"business_metrics_cost={{{route!r}: {amount!r}}}: {exc}") from exc
-        elif callable(costs) and not inspect.iscoroutinefunction(costs):
+        elif callable(costs) and not any(map(inspect.iscoroutinefunction, (costs, getattr(costs, "__call__", None)))):
             self._costs = costs
         else:
             raise ConfigurationError(

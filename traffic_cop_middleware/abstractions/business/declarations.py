@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from traffic_cop_middleware.abstractions.metrics.business import Labelled
+from traffic_cop_middleware.abstractions.metrics.instruments import text
 from traffic_cop_middleware.abstractions.metrics.series import OVERFLOW
 from traffic_cop_middleware.errors import ConfigurationError
 
@@ -53,11 +54,11 @@ class BusinessMetric:
         if isinstance(self.attributes, str) or not isinstance(self.attributes, (Sequence, Mapping)):
             raise ConfigurationError(f"{where}: attributes={self.attributes!r}: a list of names, or a mapping of them")
         names = list(self.attributes)
-        if len(names) > MOST_ATTRIBUTES or len({*names}) < len(names):
-            raise ConfigurationError(f"{where}: {len(names)} attributes; {MOST_ATTRIBUTES} different ones are the most")
         for attribute in names:
             if not isinstance(attribute, str) or not WORD.fullmatch(attribute):
                 raise ConfigurationError(f"{where}: the attribute {attribute!r}: of a-z, 0-9 and _, 50 at most")
+        if len(names) > MOST_ATTRIBUTES or len({*names}) < len(names):
+            raise ConfigurationError(f"{where}: {len(names)} attributes; {MOST_ATTRIBUTES} different ones are the most")
         if isinstance(self.attributes, Mapping):
             bounds = {name: _bound(where, name, bound) for name, bound in self.attributes.items()}
             object.__setattr__(self, "attributes", bounds)
@@ -81,11 +82,20 @@ def _bound(where: str, name: str, bound: Iterable[str] | int) -> tuple[str, ...]
     elif not isinstance(bound, str) and isinstance(bound, Iterable):
         values = tuple(bound)
         if values and all(isinstance(value, str) and 0 < len(value) <= MOST_LETTERS for value in values):
-            return values
+            return tuple(map(_word, values))
     raise ConfigurationError(
         f"{where}: the attribute {name!r} is bounded by {bound!r}: a list of the values that it may have, or how many "
         f"of them are told apart, from 1 to {MOST_SERIES}"
     )
+
+
+def _word(value: str | int) -> str:
+    """A value as its series has it: an enum's member by what it stands for (`str` would give its name)."""
+    if isinstance(value, str):
+        plain = str.__str__(value)[:MOST_LETTERS]
+    else:
+        plain = str(value) if isinstance(value, bool) else int.__repr__(value)
+    return text(plain)[:MOST_LETTERS]  # two values that are told outside as one text are one series
 
 
 def declared(metrics: Iterable[BusinessMetric]) -> Sequence[BusinessMetric]:
@@ -95,7 +105,8 @@ def declared(metrics: Iterable[BusinessMetric]) -> Sequence[BusinessMetric]:
         ConfigurationError: one is none, two have one name, or there are too many.
     """
     found: dict[str, BusinessMetric] = {}
-    for metric in () if isinstance(metrics, (str, BusinessMetric)) else metrics:
+    listed = isinstance(metrics, Iterable) and not isinstance(metrics, str)
+    for metric in metrics if listed else ():
         if not isinstance(metric, BusinessMetric):
             raise ConfigurationError(
                 f"business_metrics: {metric!r} is none. Write business_metrics=[BusinessMetric('orders', 'count')]"
@@ -103,8 +114,11 @@ def declared(metrics: Iterable[BusinessMetric]) -> Sequence[BusinessMetric]:
         if metric.name in found:
             raise ConfigurationError(f"business_metrics: there are two of the name {metric.name!r}")
         found[metric.name] = metric
-    if isinstance(metrics, (str, BusinessMetric)) or len(found) > MOST_METRICS:
-        raise ConfigurationError(f"business_metrics: a list of {MOST_METRICS} BusinessMetric at most")
+    if not listed or len(found) > MOST_METRICS:
+        raise ConfigurationError(
+            f"business_metrics={str(metrics)[:80]}: a list of {MOST_METRICS} at most, as in "
+            "business_metrics=[BusinessMetric('orders', 'count')]"
+        )
     return tuple(found.values())
 
 
@@ -154,13 +168,14 @@ class SeriesOf:
                 raise ConfigurationError(
                     f"cop.business_metrics: {self.metric.name!r}, {self.names[at]}={value!r}: a text or a whole number"
                 )
-            values.append(self._bounded(at, "" if value is None else str(value)[:MOST_LETTERS]))
+            values.append(self._bounded(at, "" if value is None else _word(value)))
         found: Labelled = (self.metric.name, *values)
         if found not in self._series:
             if found == self._rest or len(self._series) >= self.metric.series:
                 return self._rest
             self._series.add(found)
-        if len(self._quick) < MOST_SERIES and all(isinstance(value, str) for value in given):
+        short = all(isinstance(value, str) and len(value) <= MOST_LETTERS for value in given)
+        if short and len(self._quick) < MOST_SERIES:  # a long one would be kept whole
             self._quick[given] = found
         return found
 
