@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import threading
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -13,10 +16,12 @@ from hypothesis import strategies as st
 from tests.history.crew import DAY, MIDNIGHT, SharedMetrics, Worker
 from traffic_cop_middleware import BusinessMetric, ConfigurationError, Range
 from traffic_cop_middleware.abstractions.business.costs import CostOf
+from traffic_cop_middleware.abstractions.business.instruments import instruments_of
 from traffic_cop_middleware.abstractions.business_metrics import BusinessMetricsAbstraction
 from traffic_cop_middleware.abstractions.history.rows import capped
 from traffic_cop_middleware.abstractions.metrics.business import Level
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
+from traffic_cop_middleware.abstractions.metrics.prometheus import exposition
 from traffic_cop_middleware.abstractions.metrics.recorder import Recorder
 from traffic_cop_middleware.abstractions.metrics.summary import BUSINESS, Summary, encode, summary_of, summed_up
 from traffic_cop_middleware.abstractions.metrics.sums import encode_sums, strict, summed
@@ -31,15 +36,16 @@ METRICS = (
 
 
 class Shop(Worker):
-    def __init__(self, metrics: Any, history: Any, clock: FakeClock) -> None:
+    def __init__(self, metrics: Any, history: Any, clock: FakeClock, declared: Sequence[BusinessMetric]) -> None:
         super().__init__(metrics, history, clock)
-        self.business = BusinessMetricsAbstraction(METRICS, self.recorder, analytics=lambda: self.analytics)
+        self.business = BusinessMetricsAbstraction(declared, self.recorder, analytics=lambda: self.analytics)
 
 
-def shops(number: int) -> tuple[FakeClock, list[Shop]]:
+def shops(number: int, *others: Sequence[BusinessMetric]) -> tuple[FakeClock, list[Shop]]:
+    """So many with `METRICS`, and others."""
     clock = FakeClock(MIDNIGHT)
     metrics, history = SharedMetrics(clock=clock), MemoryHistory()
-    return clock, [Shop(metrics, history, clock) for _ in range(number)]
+    return clock, [Shop(metrics, history, clock, declared) for declared in (*[METRICS] * number, *others)]
 
 
 @pytest.mark.asyncio
@@ -104,6 +110,47 @@ async def test_the_gauge_that_was_said_last_by_any_worker_stands() -> None:
     assert (found.groups["mails"].low, found.groups["mails"].high, found.groups["mails"].at) == (2.5, 9, MIDNIGHT + 3)
     assert found.total.value == -1
     assert (await one.business.read("queue", Range(MIDNIGHT - 600, MIDNIGHT - 60))).total.value is None
+
+
+@pytest.mark.asyncio
+async def test_workers_of_two_versions_with_other_attributes_are_read_and_told_together() -> None:
+    newer = (
+        BusinessMetric("orders", "count", attributes=["plan", "country"]),
+        BusinessMetric("basket", "observe"),
+        BusinessMetric("queue", "gauge"),
+    )
+    clock, (old, new) = shops(1, newer)
+    old.business.count("orders", 3, plan="pro")
+    new.business.count("orders", 4, plan="pro", country="de")
+    new.business.count("orders", plan="pro")
+    for plan in ("free", "pro"):
+        old.business.observe("basket", 2, plan=plan)
+        old.business.gauge("queue", 5, name=plan)
+        clock.advance(1)
+    new.business.gauge("queue", 6)
+    await old.analytics.flush()
+    assert (await old.business.read("orders", "15m", by="plan")).groups["pro"].value == 3
+    by_country = (await new.business.read("orders", "15m", by="country")).groups
+    assert {name: figure.value for name, figure in by_country.items()} == {"de": 4, "": 4}
+    assert (await old.business.read("orders", "15m", by="plan")).groups["pro"].value == 8
+    rows = list(csv.DictReader(io.StringIO("".join([piece async for piece in new.business.export("15m")]), newline="")))
+    told = [(row["metric"], row["attribute_plan"], row["attribute_country"], float(row["value"])) for row in rows]
+    assert told == [
+        ("orders", "pro", "", 4),
+        ("orders", "pro", "de", 4),
+        ("basket", "", "", 4),
+        ("queue", "", "", 6),
+    ]
+    figures = (await new.analytics.totals()).figures
+    for declared, expected in (
+        (newer, ['orders_total{plan="pro",country=""} 4', 'orders_total{plan="pro",country="de"} 4', "queue 6"]),
+        (METRICS, ['orders_total{plan="pro"} 8', 'queue{name="pro"} 5.0', 'queue{name=""} 6']),
+    ):
+        text = exposition(figures, workers=2, openmetrics=False, business=instruments_of(declared, costs=True))
+        for line in expected:
+            assert f"\ntraffic_cop_business_{line}" in text
+        samples = [line.partition("} ")[0] for line in text.splitlines() if line.startswith("traffic_cop_business")]
+        assert len({*samples}) == len(samples)
 
 
 @pytest.mark.asyncio

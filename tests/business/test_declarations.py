@@ -112,7 +112,7 @@ def test_a_mistyped_attribute_is_an_error(attributes: Any) -> None:
             series.of(attributes)
 
 
-class Plan(str, enum.Enum):
+class Plan(str, enum.Enum):  # noqa: UP042 - as many apps have it: its `str` is its name
     FREE = "free"
     PRO = "pro"
 

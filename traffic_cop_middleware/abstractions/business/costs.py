@@ -79,7 +79,7 @@ class CostOf:
                     self._table[route] = millionths(amount)
                 except ValueError as exc:
                     raise ConfigurationError(f"business_metrics_cost={{{route!r}: {amount!r}}}: {exc}") from exc
-        elif callable(costs) and not any(map(inspect.iscoroutinefunction, (costs, getattr(costs, "__call__", None)))):
+        elif callable(costs) and not any(map(inspect.iscoroutinefunction, (costs, type(costs).__call__))):
             self._costs = costs
         else:
             raise ConfigurationError(

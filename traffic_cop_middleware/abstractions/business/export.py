@@ -38,7 +38,7 @@ def row_of(metric: BusinessMetric, values: Series, figure: BusinessFigure, start
     """A series of a metric in a stretch."""
     row: dict[str, Cell] = {"start": moment(start), "end": moment(end)}
     row |= {"metric": metric.name, "kind": metric.kind, "unit": metric.unit}
-    row |= {ATTRIBUTE + name: value for name, value in zip(metric.attributes, values, strict=False)}
+    row |= {ATTRIBUTE + name: value for name, value in zip(metric.attributes, values, strict=True)}
     row |= {name: getattr(figure, name) for name in FIGURES}
     row["at"] = None if figure.at is None else moment(figure.at)
     return row

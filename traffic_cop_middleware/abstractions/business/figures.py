@@ -20,7 +20,7 @@ from traffic_cop_middleware.abstractions.business.results import (
     UsageFigure,
 )
 from traffic_cop_middleware.abstractions.history.rows import Uncapped, summary_of_rows
-from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Level
+from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Level, fitted
 from traffic_cop_middleware.abstractions.metrics.lanes import Buckets, numbers_in
 from traffic_cop_middleware.abstractions.metrics.summary import BUSINESS, REQUESTS, STREAMS, USAGE, WIDTHS, Summary
 from traffic_cop_middleware.abstractions.metrics.usage import Used
@@ -91,18 +91,18 @@ def figures_by(
     metric: BusinessMetric, summary: Summary, key: Callable[[Series], str | Series]
 ) -> tuple[BusinessFigure, Mapping[str | Series, BusinessFigure]]:
     """A metric in all, and by what `key` makes of the values of its attributes, the largest first."""
-    total, groups = _Sum(), defaultdict[str | Series, _Sum](_Sum)
+    total, groups, width = _Sum(), defaultdict[str | Series, _Sum](_Sum), len(metric.attributes)
     for name, number in summary.rows.items():
         if name[:2] == (BUSINESS, metric.name):
-            for each in (total, groups[key(name[2:])]):
+            for each in (total, groups[key(fitted(name[2:], width))]):
                 each.number += number
     for name, buckets in summary.durations.items():
         if name[:2] == (BUSINESS, metric.name):
-            for each in (total, groups[key(name[2:])]):
+            for each in (total, groups[key(fitted(name[2:], width))]):
                 each.buckets.add(buckets.low, buckets.lanes)
     for name, level in summary.levels.items():
         if name[:2] == (BUSINESS, metric.name):
-            for each in (total, groups[key(name[2:])]):
+            for each in (total, groups[key(fitted(name[2:], width))]):
                 each.level = level if each.level is None else each.level.with_(level)
     figures = {name: each.figure(metric) for name, each in groups.items()}
     return total.figure(metric), dict(sorted(figures.items(), key=lambda each: (-(each[1].value or 0), each[0])))

@@ -6,11 +6,12 @@ and say nothing of baskets or bytes. Percentiles are in `cop.business_metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add, itemgetter
 from typing import TypeVar
 
 from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
-from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Labelled
+from traffic_cop_middleware.abstractions.metrics.business import COST, MILLION, Labelled, Level, fitted
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
 from traffic_cop_middleware.abstractions.metrics.instruments import ROUTE, Number, Values
 from traffic_cop_middleware.errors import ConfigurationError
@@ -46,20 +47,21 @@ def _instruments(metric: BusinessMetric) -> Sequence[Number]:
     if metric.kind == "count":
 
         def counts(figures: Figures) -> Iterator[tuple[Values, float]]:
-            return _named(
-                metric.name, figures.business.numbers, lambda number: number if number < 1 << 63 else float(number)
-            )
+            for values, number in _named(metric.name, labels, figures.business.numbers.items(), add):
+                yield values, number if number < 1 << 63 else float(number)
 
         return [Number(name, metric.unit, what, labels, counts)]
     if metric.kind == "gauge":
 
         def levels(figures: Figures) -> Iterator[tuple[Values, float]]:
-            return _named(metric.name, figures.business.levels, lambda level: level.last)
+            for values, level in _named(metric.name, labels, figures.business.levels.items(), Level.with_):
+                yield values, level.last
 
         return [Number(name, metric.unit, what, labels, levels, grows=False)]
 
     def observations(figures: Figures) -> Iterator[tuple[Values, float]]:
-        return _named(metric.name, figures.business.observed, lambda histogram: histogram.count)
+        counts = ((name, histogram.count) for name, histogram in figures.business.observed.items())
+        return _named(metric.name, labels, counts, add)
 
     counted = Number(f"{name}.observations", "", f"How often: {what}", labels, observations)
     return [counted, _sum(metric.name, f"{name}.sum", metric.unit, f"The sum of: {what}", labels)]
@@ -67,11 +69,19 @@ def _instruments(metric: BusinessMetric) -> Sequence[Number]:
 
 def _sum(metric: str, name: str, unit: str, what: str, labels: Values) -> Number:
     def sums(figures: Figures) -> Iterator[tuple[Values, float]]:
-        return _named(metric, figures.business.numbers, lambda number: number / MILLION)
+        for values, number in _named(metric, labels, figures.business.numbers.items(), add):
+            yield values, number / MILLION
 
     return Number(name, unit, what, labels, sums)
 
 
-def _named(metric: str, things: Mapping[Labelled, T], of: Callable[[T], float]) -> Iterator[tuple[Values, float]]:
-    for name in sorted(name for name in things if name[0] == metric):
-        yield name[1:], of(things[name])
+def _named(
+    metric: str, labels: Values, things: Iterable[tuple[Labelled, T]], together: Callable[[T, T], T]
+) -> Iterator[tuple[Values, T]]:
+    """What there is of a metric by the values of its labels, each once: workers of another version may have others."""
+    found: dict[Labelled, T] = {}
+    for name, thing in things:
+        if name[0] == metric:
+            values = fitted(name[1:], len(labels))
+            found[values] = together(found[values], thing) if values in found else thing
+    yield from sorted(found.items(), key=itemgetter(0))

@@ -20,6 +20,13 @@ Labelled = tuple[str, ...]
 """A metric's name, and the values of its labels in their order."""
 
 
+def fitted(values: Labelled, width: int) -> Labelled:
+    """Values of labels where there were more or fewer of them, as another version of an app has declared: by their
+    place; those that are missing are empty.
+    """
+    return (*values, *("" for _ in range(width - len(values))))[:width]
+
+
 class Level(NamedTuple):
     """What was `last` said, when (seconds since the epoch), and the `low` and `high` of all that was said."""
 
