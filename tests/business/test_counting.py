@@ -113,6 +113,21 @@ async def test_the_gauge_that_was_said_last_by_any_worker_stands() -> None:
 
 
 @pytest.mark.asyncio
+async def test_of_two_values_within_one_tick_of_the_clock_the_later_one_stands() -> None:
+    clock, (shop,) = shops(1)
+    for value in (9, 2.5, 7, 3):
+        shop.business.gauge("queue", value, name="mails")
+        shop.business.gauge("queue", value + 1, name="jobs")
+        found = await shop.business.read("queue", "15m", by="name")
+        assert (found.groups["mails"].value, found.groups["jobs"].value, found.total.value) == (
+            value,
+            value + 1,
+            value + 1,
+        )
+    assert found.total.at == pytest.approx(clock(), abs=0.001)
+
+
+@pytest.mark.asyncio
 async def test_workers_of_two_versions_with_other_attributes_are_read_and_told_together() -> None:
     newer = (
         BusinessMetric("orders", "count", attributes=["plan", "country"]),

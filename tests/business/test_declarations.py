@@ -66,6 +66,8 @@ def test_a_list_that_can_not_be_used_is_refused(metrics: Any) -> None:
         (BusinessMetric("basket", "observe"), BusinessMetric("basket_sum", "count")),
         (BusinessMetric("basket", "observe", unit="By"), BusinessMetric("basket_sum_bytes_total", "gauge")),
         (BusinessMetric("orders", "count"), BusinessMetric("orders_total", "gauge")),
+        (BusinessMetric("orders", "count"), BusinessMetric("orders_created", "count")),
+        (BusinessMetric("basket_sum_created", "gauge"), BusinessMetric("basket", "observe")),
     ],
 )
 def test_two_metrics_that_prometheus_can_not_tell_apart_are_refused(one: Any, other: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from math import inf, nextafter
 from threading import get_ident
 from time import perf_counter
 from typing import Any, Literal, TypeVar, get_args
@@ -55,6 +56,8 @@ Format = Literal["csv", "json"]
 
 MOST_COUNTED = 10**15
 """By one call; of what is observed too."""
+SAME = 0.001
+"""Seconds: within it a clock that did not go on is a coarse one, and what was said later stands all the same."""
 
 
 class BusinessMetricsAbstraction:
@@ -75,6 +78,8 @@ class BusinessMetricsAbstraction:
         self._recorder = recorder
         self._analytics = analytics
         self._thread = OneThread()
+        self._said = 0.0
+        """When a gauge was said last in this process."""
 
     # Counting
 
@@ -108,9 +113,12 @@ class BusinessMetricsAbstraction:
         series = self._declared(name, "gauge")
         number = self._finite("gauge", name, value)
         self._turn()
-        level = Level(self._recorder.clock(), number, number, number)
         with self._recorder.counting:
-            self._running.set(series.of(attributes), level)
+            now = self._recorder.clock()
+            if 0 <= self._said - now < SAME:
+                now = nextafter(self._said, inf)
+            self._said = now
+            self._running.set(series.of(attributes), Level(now, number, number, number))
 
     def observe(self, name: str, value: float | Decimal, /, **attributes: Attribute) -> None:
         """Note a value, for sums and percentiles: `cop.business_metrics.observe("basket", 49.90, plan="pro")`.

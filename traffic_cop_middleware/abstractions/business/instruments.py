@@ -31,11 +31,12 @@ def instruments_of(metrics: Sequence[BusinessMetric], *, costs: bool) -> Sequenc
         # As Prometheus names them; OpenMetrics knows a counter's family without its ending.
         name = each.name.replace(".", "_") + ("_bytes" if each.unit == "By" else "")
         name = name.removesuffix("_total")
-        if name in told:
-            raise ConfigurationError(
-                f"business_metrics: {told[name]!r} and {each.name!r} are both {name!r} to Prometheus; rename one"
-            )
-        told[name] = each.name
+        for taken in (name, f"{name}_created") if each.grows else (name,):  # when a counter began, which we don't tell
+            if taken in told:
+                raise ConfigurationError(
+                    f"business_metrics: {told[taken]!r} and {each.name!r} are both {taken!r} to Prometheus; rename one"
+                )
+            told[taken] = each.name
     if costs:
         found.append(_sum(COST, "traffic_cop.cost", "", "What the requests to a route cost.", [ROUTE]))
     return found
