@@ -169,6 +169,34 @@ async def test_workers_of_two_versions_with_other_attributes_are_read_and_told_t
 
 
 @pytest.mark.asyncio
+async def test_steps_and_persons_that_are_kept_no_more_are_not_told_as_nothing() -> None:
+    clock, (shop,) = shops(1)
+    shop.business.count("orders", 5)
+    shop.serve(user="bob")
+    await shop.analytics.flush()
+    day = Range(MIDNIGHT, MIDNIGHT + DAY)
+    for days, step, longer in ((3, "1m", "5m"), (40, "5m", "1h"), (400, "1h", "1d")):
+        clock.advance(120)
+        await shop.analytics.flush()
+        await shop.analytics.keeper.take(token=None)
+        clock.advance(MIDNIGHT + days * DAY - clock())
+        await shop.analytics.keeper.take(token=None)
+        assert (await shop.business.read("orders", day, step=longer)).total.value == 5
+        with pytest.raises(ConfigurationError, match="longer step"):
+            await shop.business.read("orders", day, step=step)
+        with pytest.raises(ConfigurationError, match="longer step"):
+            shop.business.export(day, step=step)
+        ends = clock() - {"1m": 47 * 3_600, "5m": 34 * DAY, "1h": 395 * DAY}[step]
+        part = await shop.business.read(
+            "orders", Range(ends - 2 * 3_600 if step == "1m" else ends - 2 * DAY, ends), step=step
+        )
+        assert part.start == clock() - {"1m": 48 * 3_600, "5m": 35 * DAY, "1h": 396 * DAY}[step]
+    usage = await shop.business.usage(Range(MIDNIGHT - DAY), by="user")
+    assert (usage.start, usage.groups) == (MIDNIGHT + 4 * DAY, {})
+    assert (await shop.business.usage(Range(MIDNIGHT), by="route")).total.requests == 1
+
+
+@pytest.mark.asyncio
 async def test_a_trend_has_the_stretch_before_and_that_of_last_week() -> None:
     clock, (one, two) = shops(2)
     for days, orders in ((0, 10), (6, 40), (7, 30)):

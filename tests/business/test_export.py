@@ -104,6 +104,9 @@ async def test_usage_is_exported_too() -> None:
         {"range": "soon"},
         {"step": "2m"},
         {"usage": "user", "step": "1h"},
+        {"usage": "status"},
+        {"names": 5},
+        {"range": "4w", "step": "1m"},
     ],
 )
 def test_an_export_that_can_not_be_made_is_refused_before_it_begins(settings: Any) -> None:

@@ -19,8 +19,8 @@ import anyio
 from traffic_cop_middleware.abstractions.advisor.history import HistoryAdvice
 from traffic_cop_middleware.abstractions.asking import answered
 from traffic_cop_middleware.abstractions.history.keeping import SETTLED, HistoryKeeper
-from traffic_cop_middleware.abstractions.history.questions import check_steps
-from traffic_cop_middleware.abstractions.history.ranges import Window, aligned, bounds_of
+from traffic_cop_middleware.abstractions.history.questions import PERSONS, up_to_now
+from traffic_cop_middleware.abstractions.history.ranges import Window
 from traffic_cop_middleware.abstractions.insights.questions import InsightQuestions
 from traffic_cop_middleware.abstractions.metrics import families
 from traffic_cop_middleware.abstractions.metrics.figures import Figures
@@ -168,15 +168,11 @@ class AnalyticsAbstraction(InsightQuestions, HistoryAdvice):
         that was written into since the last look.
 
         Raises:
-            ConfigurationError: no such stretch, or more than 3,000 steps.
+            ConfigurationError: no such stretch; more than 3,000 steps, or none that is still kept.
             StoreUnavailable: the backend or the documents are away.
         """
         now = self._recorder.clock()
-        through = (int(now // MINUTE) + 1) * MINUTE
-        begin, finish = bounds_of(window, now)
-        start, end = aligned(begin, finish, now=now, through=through)
-        end = through if finish >= now else end  # on the minute too
-        check_steps(start, end, step)
+        start, end = up_to_now(window, now, step=step, persons=not PERSONS.isdisjoint(kinds))
         settled = int((now - SETTLED) // MINUTE - (LATE_MINUTES if self._store.shared else 0)) * MINUTE
         split = min(max(settled, start), end)
         past = [each for kind, name in kinds for each in await self.past(start, split, kind=kind, name=name, step=step)]

@@ -43,6 +43,7 @@ from traffic_cop_middleware.abstractions.business.results import (
     BusinessUsage,
     UsageBy,
 )
+from traffic_cop_middleware.abstractions.history.questions import up_to_now
 from traffic_cop_middleware.abstractions.history.ranges import DAY, MINUTE, Range, Window, bounds_of, step_of
 from traffic_cop_middleware.abstractions.metrics.business import COST, Business, Level
 from traffic_cop_middleware.abstractions.metrics.pauses import Pauses
@@ -209,10 +210,10 @@ class BusinessMetricsAbstraction:
 
         `by` is "user", "tenant", "plan", "api_key" or "route".
 
-        Of what `metrics=True` counts; costs are those of `business_metrics_cost`. As `read`.
+        Of what `metrics=True` counts; costs are those of `business_metrics_cost`. Users and API keys are kept for 13
+        months: the answer begins no earlier (`start`). As `read`.
         """
-        if by not in get_args(UsageBy):
-            raise ConfigurationError(f"by={by!r}: there are {', '.join(map(repr, get_args(UsageBy)))}")
+        _check_usage(by)
         kinds = [(REQUESTS, None), (STREAMS, None), (BUSINESS, COST)] if by == "route" else [(USAGE, by)]
         found = await self._analytics().figures(range, kinds=kinds)
         return await self._computed(partial(usage_of, found, by))
@@ -235,13 +236,15 @@ class BusinessMetricsAbstraction:
         """
         if format not in get_args(Format):
             raise ConfigurationError(f"format={format!r}: there are 'csv' and 'json'")
-        if isinstance(names, str):
+        if isinstance(names, str) or not isinstance(names, Iterable | None):
             raise ConfigurationError(f"names={names!r}: a list of names")
         if usage is not None and (names is not None or step is not None):
             raise ConfigurationError("usage=… is exported by itself, over the whole range: leave out names and step")
         metrics = [self._declared(name).metric for name in (self._series if names is None else names)]
         seconds = None if step is None else step_of(step)
-        bounds_of(range, self._recorder.clock())
+        if usage is not None:
+            _check_usage(usage)
+        up_to_now(range, self._recorder.clock(), step=seconds)  # now, and not when half of a response is sent
         as_csv = format == "csv"
         if usage is not None:
             return self._export_usage(Writing(USAGE_COLUMNS, as_csv=as_csv), range, usage)
@@ -266,6 +269,11 @@ class BusinessMetricsAbstraction:
 
     async def _computed(self, work: Callable[..., T]) -> T:
         return await self._thread.run(partial(work, pause=Pauses()))
+
+
+def _check_usage(by: object) -> None:
+    if by not in get_args(UsageBy):
+        raise ConfigurationError(f"by={by!r}: there are {', '.join(map(repr, get_args(UsageBy)))}")
 
 
 def _steps(found: FoundFigures, step: int | None) -> Any:

@@ -166,12 +166,7 @@ class HistoryQuestions:
         asked, until = bounds_of(window, now)
         start, end = aligned(asked, until, now=now, through=through)
         check_steps(start, end, step)
-        kept = kept_from(step or DAY, now, step=step or DAY)
-        if start < end <= kept:
-            raise ConfigurationError(f"step={step} s: no such steps are kept of this range. Take a longer step")
-        if (kind, name) in PERSONS:
-            kept = max(kept, kept_from(HOUR, now, step=DAY))
-        start = min(max(start, kept), max(start, end))
+        start = _kept_from(start, end, now=now, step=step, persons=(kind, name) in PERSONS)
         complete = start - asked < (step or DAY)
         return Found(start, end, complete, await self.past(start, end, kind=kind, name=name, step=step))
 
@@ -195,6 +190,34 @@ class HistoryQuestions:
 
 TIMES = ("p50", "p95", "p99")
 PERSONS = frozenset((USAGE, name) for name in PERSONAL)
+
+
+def up_to_now(window: Window, now: float, *, step: int | None, persons: bool = False) -> tuple[int, int]:
+    """The minutes around a stretch, the running one too, as far back as its steps (and `persons`) are kept.
+
+    Raises:
+        ConfigurationError: no such stretch; more than 3,000 steps, or none that is still kept.
+    """
+    through = (int(now // MINUTE) + 1) * MINUTE
+    begin, finish = bounds_of(window, now)
+    start, end = aligned(begin, finish, now=now, through=through)
+    end = through if finish >= now else end  # on the minute too
+    check_steps(start, end, step)
+    return _kept_from(start, end, now=now, step=step, persons=persons), end
+
+
+def _kept_from(start: int, end: int, *, now: float, step: int | None, persons: bool) -> int:
+    """Where what is kept of a stretch begins.
+
+    Raises:
+        ConfigurationError: nothing of it is kept by such steps.
+    """
+    kept = kept_from(step or DAY, now, step=step or DAY)
+    if start < end <= kept:
+        raise ConfigurationError(f"step={step} s: no such steps are kept of this range. Take a longer step")
+    if persons:
+        kept = max(kept, kept_from(HOUR, now, step=DAY))
+    return min(max(start, kept), max(start, end))
 
 
 def check_steps(start: int, end: int, step: int | None) -> None:
