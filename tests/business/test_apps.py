@@ -197,6 +197,18 @@ async def test_figures_outlive_the_process(documents: str, tmp_path: Path) -> No
             ]
 
 
+@pytest.mark.asyncio
+async def test_a_forked_worker_counts_from_its_start_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cop, app = shop()
+    cop.business_metrics.count("orders", 100)  # in the process that forks: gunicorn's --preload
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    async with started(app):
+        cop.business_metrics.count("orders", 5)
+        await send_through(app, http_scope("/broken"))
+        assert (await cop.business_metrics.read("orders", "15m")).total.value == 5
+        assert (await cop.business_metrics.usage("15m", by="route")).total.requests == 1
+
+
 def test_it_works_on_trio_too() -> None:
     async def main() -> None:
         cop = TrafficCop(metrics=True, business_metrics=METRICS)

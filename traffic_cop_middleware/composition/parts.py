@@ -134,6 +134,8 @@ class Parts:
             ConfigurationError: it will never work as configured.
         """
         loop = _running_loop() if self._per_loop else None
+        if self.recorder is not None:
+            self.recorder.forked()  # before it counts: what comes before the first flush is this process's own
         self._forget_closed_loops()
         async with self._locks.setdefault(loop, Turns()):
             opened = self._by_loop.get(loop)
