@@ -18,7 +18,26 @@ from traffic_cop_middleware.abstractions.business.export import csv_of
 
 cells = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
-    st.sampled_from(["=1+1", "+1", "-1", "@x", "\t=1", "  =1", "'", "'=1", "\r\n", '"', 'a"b,c\n', "", ";", "=1"]),
+    st.sampled_from(
+        [
+            "=1+1",
+            "+1",
+            "-1",
+            "@x",
+            "\t=1",
+            "  =1",
+            "'",
+            "'=1",
+            "\r\n",
+            '"',
+            'a"b,c\n',
+            "",
+            ";",
+            "=1",
+            "\uff1d1",
+            " \uff20x",
+        ]
+    ),
 )
 
 
@@ -28,7 +47,7 @@ def test_csv_is_read_back_as_it_was(rows: list[list[str]]) -> None:
     found = list(csv.reader(io.StringIO(written, newline=""), strict=True))
     assert [[cell.removeprefix("'") if cell[:1] == "'" else cell for cell in row] for row in found] == rows
     for cell in (cell for row in found for cell in row):
-        assert cell.lstrip()[:1] not in ("=", "+", "-", "@")
+        assert cell.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
         assert cell[:1] not in ("\t", "\r", "\n")
 
 
@@ -80,6 +99,17 @@ async def test_json_has_the_same_rows_by_step() -> None:
     assert [(row["start"][11:19], row["metric"], row["attribute_plan"], row["value"]) for row in found] == [
         (f"0{hour}:00:00", "orders", "pro", 2) for hour in range(3)
     ]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("range", ["3000w", "99999w", Range(0), Range(0, MIDNIGHT + 60)])
+async def test_all_that_ever_was_can_be_asked_for(range: Any) -> None:
+    clock, (shop,) = shops(1)
+    shop.business.count("orders", 2, plan="pro")
+    clock.advance(90)
+    assert "orders,count,,,pro,2" in await exported(shop.business, range)
+    trend = await shop.business.trends("orders", range, by="plan")
+    assert (trend.total.now.value, trend.total.before.value, trend.total.change) == (2, 0, None)
 
 
 @pytest.mark.asyncio

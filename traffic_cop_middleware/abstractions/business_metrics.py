@@ -200,7 +200,7 @@ class BusinessMetricsAbstraction:
         start, end = start // MINUTE * MINUTE, max(end // MINUTE, start // MINUTE + 1) * MINUTE
         week = 7 * DAY
         now, before, week_before = [
-            await self.read(name, Range(max(0.0, begin), finish), by=by)
+            await self.read(name, Range(max(0.0, begin), max(finish, MINUTE)), by=by)  # before 1970 nothing was counted
             for begin, finish in ((start, end), (2 * start - end, start), (start - week, end - week))
         ]
         return trend_of(now, before, week_before)

@@ -21,7 +21,7 @@ Cell = str | int | float | None
 Row = Mapping[str, Cell]
 FIGURES = ("value", "observations", "mean", "p50", "p95", "p99", "low", "high", "at")
 BEFORE, USED = ("start", "end"), ("requests", "errors", "refused", "bytes_in", "bytes_out", "cost")
-FORMULA = ("=", "+", "-", "@")
+FORMULA = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20")  # also in the full width of East Asian keyboards
 ATTRIBUTE = "attribute_"
 
 

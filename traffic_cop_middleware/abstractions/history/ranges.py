@@ -60,7 +60,7 @@ def bounds_of(window: Window, now: float) -> tuple[float, float]:
         if start >= end:
             raise ConfigurationError(f"{window}: it begins in the future")
         return start, end
-    return now - length_of(window), now
+    return max(0.0, now - length_of(window)), now
 
 
 def length_of(written: timedelta | str) -> float:
