@@ -113,6 +113,23 @@ async def test_all_that_ever_was_can_be_asked_for(range: Any) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("step", [None, "1m"])
+async def test_rows_of_an_export_that_takes_long_are_all_of_one_stretch(step: Any) -> None:
+    clock, (shop,) = shops(1)
+    shop.business.count("orders", 2, plan="pro")
+    shop.business.observe("basket", 1)
+    shop.business.gauge("queue", 3)
+    clock.advance(7.5)
+    pieces = []
+    async for piece in shop.business.export("15m", step=step):
+        pieces.append(piece)
+        clock.advance(31)
+    rows = list(csv.DictReader(io.StringIO("".join(pieces), newline="")))
+    assert {row["metric"] for row in rows} == {"orders", "basket", "queue"}
+    assert len({(row["start"], row["end"]) for row in rows}) == 1
+
+
+@pytest.mark.asyncio
 async def test_usage_is_exported_too() -> None:
     _, (shop, _) = shops(2)
     shop.serve([0.1, 0.2], user="=alice")

@@ -257,11 +257,13 @@ class BusinessMetricsAbstraction:
     async def _export(
         self, writing: Writing, metrics: Sequence[BusinessMetric], window: Window, step: int | None
     ) -> AsyncIterator[str]:
-        start, end = bounds_of(window, self._recorder.clock())  # of all metrics the same
+        start, end = bounds_of(window, self._recorder.clock())
         yield writing.head()
+        ends = inf
         for metric in metrics:
             found = await self._analytics().figures(Range(start, end), kinds=[(BUSINESS, metric.name)], step=step)
-            steps = _steps(found, step)
+            ends = min(ends, found.end)  # rows of one stretch have one name for it, however long the export takes
+            steps = _steps(found._replace(end=ends), step)
             while (text := await self._computed(partial(_next_rows, writing, metric, steps))) is not None:
                 if text:
                     yield text
