@@ -169,6 +169,19 @@ async def test_workers_of_two_versions_with_other_attributes_are_read_and_told_t
 
 
 @pytest.mark.asyncio
+async def test_what_is_counted_on_the_minute_is_in_a_step() -> None:
+    clock, (shop,) = shops(1)
+    clock.advance(60)
+    for range in ("15m", Range(MIDNIGHT, MIDNIGHT + 600)):
+        assert len((await shop.business.read("orders", range, step="1m")).points) == (15 if range == "15m" else 1)
+    shop.business.count("orders", 3)
+    for step in (None, "1m", "5m"):
+        assert (await shop.business.read("orders", "15m", step=step)).total.value == 3
+    point = (await shop.business.read("orders", "15m", step="1m")).points[-1]
+    assert (point.start, point.seconds, point.total.value) == (MIDNIGHT + 60, 0, 3)
+
+
+@pytest.mark.asyncio
 async def test_steps_and_persons_that_are_kept_no_more_are_not_told_as_nothing() -> None:
     clock, (shop,) = shops(1)
     shop.business.count("orders", 5)

@@ -44,13 +44,15 @@ def steps_of(found: FoundFigures, step: int, pause: Pause) -> Iterator[Step]:
     rows: dict[int, list[HistoryRow]] = defaultdict(list)
     for past in found.past:
         rows[past.start // step * step].append(past.row)
-    for at in range(found.start // step * step, ceil(found.end), step):
+    # On the minute the running one is there, though it has no length yet.
+    last = max((start for start, minute in found.live.items() if minute.rows or minute.levels), default=0)
+    for at in range(found.start // step * step, max(ceil(found.end), last + 1), step):
         summary = summary_of_rows(rows.pop(at, ()), pause=pause)
         for start, minute in found.live.items():
             if at <= start < at + step:
                 summary.add(minute, pause=pause)
         begin = max(at, found.start)
-        yield Step(begin, min(at + step, found.end) - begin, summary)
+        yield Step(begin, max(min(at + step, found.end) - begin, 0.0), summary)
 
 
 def whole_of(found: FoundFigures, pause: Pause) -> Summary:
