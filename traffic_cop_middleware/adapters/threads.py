@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -130,15 +131,24 @@ class Threads(Generic[Driver]):
         self._at_once = at_once
         self._deadline = deadline
         self._notify = notify
+        self._closed = False
+        self._begin()
+        self._when_ended: Callable[[], None] = lambda: None
+        self._missed = 0
+        self._lost = False
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._calls: deque[Call[Driver, Any]] = deque()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._closed = False
         self._running = 0
-        self._when_ended: Callable[[], None] = lambda: None
-        self._missed = 0
-        self._lost = False
+
+    def _see_fork(self) -> None:
+        """A process that was forked off has none of its parent's threads, and its calls are not for it to do."""
+        if self._pid != os.getpid():
+            self._begin()
 
     async def reach(self, *, patience: float) -> None:
         """See whether it can be had, for up to `patience` seconds; the first call that needs it tries again.
@@ -185,6 +195,7 @@ class Threads(Generic[Driver]):
             self._notify(Event("store.lost", time.time(), {"store": self.name, "reason": str(cause)}))
 
     def _put(self, call: Call[Driver, Any]) -> None:
+        self._see_fork()
         with self._changed:
             if self._closed:
                 raise StoreUnavailable(f"{self.name} is closed")
@@ -192,11 +203,20 @@ class Threads(Generic[Driver]):
                 raise StoreUnavailable(f"{self.name}: {MOST_WAITING} calls wait for it already")
             self._calls.append(call)
             if self._idle < len(self._calls) and len(self._threads) < self._count:
-                thread = threading.Thread(target=self._work, name=f"traffic-cop {self.name}", daemon=True)
-                self._threads.append(thread)
-                self._running += 1
-                thread.start()
+                self._start_thread(call)
             self._changed.notify()
+
+    def _start_thread(self, call: Call[Driver, Any]) -> None:
+        thread = threading.Thread(target=self._work, name=f"traffic-cop {self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the system has none left at this moment
+            if not self._threads:
+                self._calls.remove(call)
+                raise StoreUnavailable(f"{self.name}: {exc}") from exc
+        else:
+            self._threads.append(thread)
+            self._running += 1
 
     def _take(self) -> list[Call[Driver, Any]]:
         """The next calls; none at the end."""
@@ -214,7 +234,7 @@ class Threads(Generic[Driver]):
                 wanted = [call for call in calls if call.wanted]
                 try:
                     worker.run(wanted)
-                except Exception as exc:
+                except BaseException as exc:  # also what ends a thread: nobody would start another
                     log.exception("%s: a call ended with an error that nobody expected", self.name)
                     for call in wanted:
                         if not call.answered:
@@ -234,6 +254,7 @@ class Threads(Generic[Driver]):
             with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
                 wake(ended.set)
 
+        self._see_fork()
         with self._changed:
             self._closed = True
             self._when_ended = tell
