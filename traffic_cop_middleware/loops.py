@@ -5,7 +5,9 @@ thread they wake nobody. Here a `threading.Lock` is held for a moment to look an
 anything is awaited; who waits does so on an event of its own loop, which is woken as it allows it from another thread.
 
 Invariants. A turn is one task's. It goes to whoever has waited longest and can still be woken; a task that is given it
-while it is cancelled hands it on. A loop that has ended holds up nobody.
+while it is cancelled hands it on. A loop that has ended holds up nobody. The locks are reentrant, and nothing that they
+guard is half done where something is made: there Python may collect a task that was left behind, which gives back what
+it holds.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Signal:
     __slots__ = ("_guard", "_is_set", "_waiting")
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._is_set = False
         self._waiting: list[Waiting] = []
 
@@ -100,7 +102,7 @@ class Turns:
     __slots__ = ("_guard", "_held", "_waiting")
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._held = False
         self._waiting: deque[Waiting] = deque()
 
@@ -113,8 +115,12 @@ class Turns:
             if not self._held:
                 self._held = True
                 return
-            here = Waiting()
-            self._waiting.append(here)
+        here = Waiting()
+        with self._guard:
+            self._waiting.append(here)  # first: then whoever gives it back meanwhile finds somebody
+            free, self._held = not self._held, True
+        if free:
+            self.give_back()
         try:
             await here.wait()
         except BaseException:
@@ -123,13 +129,14 @@ class Turns:
                 if waited:
                     self._waiting.remove(here)
             if not waited:  # it was given the turn meanwhile
-                self._pass_on()
+                self.give_back()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._pass_on()
+        self.give_back()
 
-    def _pass_on(self) -> None:
+    def give_back(self) -> None:
+        """Let the next one have it; from any thread."""
         while True:
             with self._guard:
                 if not self._waiting:
@@ -156,9 +163,26 @@ class OneThread:
         return self._turns.held
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """What `work` gives. A task that is cancelled meanwhile waits for its end."""
-        async with self._turns:
-            return await anyio.to_thread.run_sync(work, *arguments, limiter=anyio.CapacityLimiter(1))
+        """What `work` gives. A task that is cancelled meanwhile waits for its end.
+
+        One that is cancelled by asyncio (`Task.cancel`) does not; the next one waits for it all the same.
+        """
+        await self._turns.__aenter__()
+        begins = threading.Lock()  # whoever has it gives the turn back: the thread, or the task if that never begins
+
+        def work_and_give_back() -> T:
+            if not begins.acquire(blocking=False):
+                raise RuntimeError("the task was cancelled before the thread began")
+            try:
+                return work(*arguments)
+            finally:
+                self._turns.give_back()
+
+        try:
+            return await anyio.to_thread.run_sync(work_and_give_back, limiter=anyio.CapacityLimiter(1))
+        finally:
+            if begins.acquire(blocking=False):
+                self._turns.give_back()
 
 
 class Working(NamedTuple):
