@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
@@ -17,17 +18,20 @@ _new = tuple.__new__
 class Observers:
     """Those who listen. One that raises is logged, and the request goes on without it."""
 
-    __slots__ = ("_observers",)
+    __slots__ = ("_changing", "_observers")
 
     def __init__(self) -> None:
+        self._changing = threading.RLock()  # event loops in several threads may begin and end to listen at once
         self._observers: tuple[Observer, ...] = ()
 
     def subscribe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event from now on; calling what this returns ends that."""
-        self._observers = (*self._observers, observer)
+        with self._changing:
+            self._observers = (*self._observers, observer)
 
         def unsubscribe() -> None:
-            self._observers = tuple(other for other in self._observers if other is not observer)
+            with self._changing:
+                self._observers = tuple(other for other in self._observers if other is not observer)
 
         return unsubscribe
 

@@ -6,6 +6,7 @@ by event loop, because a socket belongs to one.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -38,11 +39,14 @@ class Shared(Generic[Product]):
         self.observers = Observers()
         self.product = open_product(url, namespace=namespace, deadline=deadline, notify=self.observers.tell)
         self.users = 0
+        self.connected = False
         self.closed = False
         self.lock = Turns()
 
 
 _shared: WeakValueDictionary[tuple[object, ...], Shared[Any]] = WeakValueDictionary()
+_registering = threading.RLock()
+"""Held for a look at what is shared, and for a change of it: event loops in several threads may share a `memory://`."""
 
 
 class Given(Generic[Product]):
@@ -91,12 +95,14 @@ class Handle(Generic[Product]):
     def _find(self) -> Shared[Product]:
         """The one that is in use under this key, or a new one; always a new one for a plain `memory://`."""
         private = self._url.partition("?")[0] == "memory://"
-        shared = None if private else _shared.get(self._key)
-        if shared is None:
-            shared = Shared(self._opener(self._url), self._url, namespace=self._namespace, deadline=self._deadline)
-            if not private:
-                _shared[self._key] = shared
-        return shared
+        open_product = self._opener(self._url)  # it may import, for which no lock is held
+        with _registering:
+            shared = None if private else _shared.get(self._key)
+            if shared is None:
+                shared = Shared(open_product, self._url, namespace=self._namespace, deadline=self._deadline)
+                if not private:
+                    _shared[self._key] = shared
+            return shared
 
     @property
     def product(self) -> Product:
@@ -111,29 +117,38 @@ class Handle(Generic[Product]):
         while True:
             shared = self._shared
             async with shared.lock:
-                if not shared.closed:
+                if self._join(shared):
                     self._unsubscribe = shared.observers.subscribe(self._notify)
                     try:
-                        if shared.users == 0:
+                        if not shared.connected:
                             await shared.product.connect(patience=patience)
+                            shared.connected = True
                     except BaseException:
                         self._unsubscribe()
-                        self._retire(shared)
+                        self._leave(shared)
                         raise
-                    shared.users += 1
                     return
             self._shared = self._find()
 
     async def close(self) -> None:
         """Close if this is the last user."""
         self._unsubscribe()
-        self._shared.users -= 1
-        if self._shared.users == 0:
-            self._retire(self._shared)
+        if self._leave(self._shared):
             await self._shared.product.close()
 
-    def _retire(self, shared: Shared[Product]) -> None:
-        """Nobody else may join it: what is closed is not opened again."""
-        shared.closed = True
-        if _shared.get(self._key) is shared:
-            del _shared[self._key]
+    def _join(self, shared: Shared[Product]) -> bool:
+        """Use it, unless it is closed: from here on nobody else closes it."""
+        with _registering:
+            if not shared.closed:
+                shared.users += 1
+            return not shared.closed
+
+    def _leave(self, shared: Shared[Product]) -> bool:
+        """Use it no longer; whether nobody does. Then nobody else may join: what is closed is not opened again."""
+        with _registering:
+            shared.users -= 1
+            if shared.users == 0:
+                shared.closed = True
+                if _shared.get(self._key) is shared:
+                    del _shared[self._key]
+            return shared.closed
