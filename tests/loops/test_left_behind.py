@@ -7,15 +7,17 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.applications import Starlette
 
-from tests.adapters.load import poll
+from tests.adapters.load import poll, started
 from tests.loops.crew import Crew
-from traffic_cop_middleware import loops
+from traffic_cop_middleware import TrafficCop, loops
 from traffic_cop_middleware.loops import OneThread, Turns
 
 
@@ -126,3 +128,43 @@ def test_a_thread_is_free_again_whenever_a_task_of_asyncio_is_cancelled(turns_of
 
     asyncio.run(scenario())
     assert done.count(2) == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_lifespan_that_is_cancelled_by_its_scope_leaves_nothing_open(backend: str, tmp_path: Path) -> None:
+    file = f"{tmp_path}/state.db"
+    cop = TrafficCop(documents=f"sqlite:///{file}", documents_deadline=20, metrics=True, session_secret="s" * 32)
+    app = cop.wrap(Starlette())
+
+    async def scenario() -> None:
+        began = anyio.Event()
+        messages = [{"type": "lifespan.startup"}]
+
+        async def receive() -> Any:
+            if not messages:
+                await anyio.sleep_forever()
+            return messages.pop()
+
+        async def send(message: Any) -> None:
+            began.set()
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+                await began.wait()
+                await cop.state.put("a", "k", 1, tier="delayed")
+                tasks.cancel_scope.cancel()
+        assert cop._parts.opened is None
+        for thread in threading.enumerate():
+            if file in thread.name:
+                thread.join(5)  # it has told that it closed the file, and ends
+                assert not thread.is_alive()
+
+    async def again() -> None:
+        async with started(app):
+            found = await cop.state.get("a", "k")
+            assert found is not None
+            assert found.value == 1
+
+    anyio.run(scenario, backend=backend)
+    asyncio.run(again())

@@ -260,17 +260,16 @@ class Parts:
         if self._lifespans.get(loop, 0) > 1:
             self._lifespans[loop] -= 1
             return
-        for close in self.also_close:
-            await close()
-        opened = None
         with anyio.CancelScope(shield=True):  # a lifespan that is cancelled ends as well
+            for close in self.also_close:
+                await close()
             if self.opened is not None and not self._per_loop:
                 await self.opened.rest()
             opened = await self._stop(loop)
-        if opened is not None:
-            await opened.close()
-        if self._exporting is not None and not self._lifespans:
-            await self._exporting.end()
+            if opened is not None:
+                await opened.close()
+            if self._exporting is not None and not self._lifespans:
+                await self._exporting.end()
 
     async def _stop(self, loop: object) -> Opened | None:
         """Count a lifespan of this loop no longer, and give what nobody else needs."""
