@@ -165,7 +165,8 @@ class MetricsLayer:
             pending = series.pending
             pending.append((seconds, first - start if first else 0.0, bytes_in, bytes_out))
             if len(pending) >= MOST_PENDING:
-                series.settle()
+                with recorder.counting:  # where two loops add up at once, one would undo what the other does
+                    series.settle()
             if gone:
                 series.disconnects += 1
             elif failed is not None:
@@ -199,10 +200,11 @@ class MetricsLayer:
         method = scope["method"]
         known = method in METHODS
         key = (self._template(scope, context, root_path), method if known else OTHER_METHOD, status)
+        fast = self._recorder.fast
         series = self._recorder.series(key, stream=stream)
         endpoint = scope.get("endpoint")
         if known and not stream and endpoint is not None and self._templates.get(id(endpoint)):
-            self._recorder.fast[id(endpoint), method, status] = series
+            fast[id(endpoint), method, status] = series
         return series
 
     def _template(self, scope: Scope, context: TrafficContext, root_path: str | None) -> str:
@@ -281,7 +283,8 @@ class MetricsLayer:
             del self._under_way[context]
             self._recorder.turn()
             template = self._template(scope, context, root_path)
-            metered.count(self._recorder.running, template)
+            with self._recorder.counting:
+                metered.count(self._recorder.running, template)
             seconds = perf_counter() - start
             cost = self._costs(template, "WEBSOCKET", metered.status, seconds, metered.bytes_out)
             self._use(context, metered.status, metered.bytes_in, metered.bytes_out, cost)
@@ -295,7 +298,7 @@ class MetricsLayer:
 
     def _gauges(self) -> Mapping[Name, int]:
         found: dict[Name, int] = defaultdict(int)
-        for at, (context, scope) in enumerate(self._under_way.items()):
+        for at, (context, scope) in enumerate(self._under_way.copy().items()):  # others begin and end
             endpoint, route = scope.get("endpoint"), context.gateway_route
             template = self._template_of(endpoint, None) if endpoint is not None and at < MOST_UNDER_WAY else None
             if not template and route is not None and endpoint is None:

@@ -58,7 +58,7 @@ class Figures:
         Without `buckets` no exponential ones, nor what others tell of as well: as sums have none.
         """
         for mine, theirs in ((self.requests, other.requests), (self.streams, other.streams)):
-            for key, series in theirs.items():
+            for key, series in theirs.copy().items():  # a late request of another loop may come in
                 known = mine.get(key)
                 if known is None:
                     known = mine[key] = Series()

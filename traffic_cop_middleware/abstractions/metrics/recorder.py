@@ -5,7 +5,9 @@ each flush (`cut`), they are put aside untouched, and new ones begin; `fold` add
 minute and to the sum, and those of the slot that goes on to what is `open` of it. So whatever is long to do works on
 figures that no request writes to any more, and may run in a thread.
 
-Invariant: the sum, what is open, what is aside and what runs together hold each request once.
+Invariant: the sum, what is open, what is aside and what runs together hold each request once. Requests take no lock,
+so where several event loops count, each in a thread of its own, one that is between the look for its series and its
+count when another loop puts the figures aside may come too late for them, and is not counted.
 
 A window is written when it is over, a minute after each of its slots. So that a worker which is killed takes along no
 more than what came after its last flush, the running slot is written as a window of its own, and as the *tail* of its
@@ -78,7 +80,8 @@ class Recorder:
         self.sequence = 0
         """Counts what it has written."""
         self.counting = threading.RLock()
-        """Held by who counts from any thread (`business_metrics.py`), and while the figures that run are put aside."""
+        """Held by who counts from any thread (`business_metrics.py`), or anything but a request, and while the figures
+        that run are put aside."""
         self.thread = 0
         """The one that turns the slots: that of the event loop. 0 before it is known."""
         self.gauges: list[Callable[[], Mapping[Name, int]]] = []
@@ -96,7 +99,8 @@ class Recorder:
         self.running = Figures()
         """Of the running slot since the last cut."""
         self.fast: dict[tuple[int, str, int], Series] = {}
-        """Series of `running` by endpoint's identity, method and status: what most requests need of it."""
+        """Series of `running` by endpoint's identity, method and status: what most requests need of it. Who adds one
+        has this before it looks for the series, so that none of other figures gets in."""
         self.slot = int(self.began // SLOT)
         self.ends = float((self.slot + 1) * SLOT)
         """When the running slot is over, by `clock`."""
@@ -134,13 +138,14 @@ class Recorder:
     def turn(self, *, early: bool = False) -> None:
         """Begin a new slot if the running one is over, or is to be. A clock that went back changes nothing."""
         self.thread = threading.get_ident()
-        now = max(self.clock(), float(self.slot * SLOT))
-        if now < self.ends and not early:
-            return
-        self._put_aside(over=True)
-        self.slot = int(now // SLOT)
-        self.ends = float((self.slot + 1) * SLOT)
-        self._set_due(now)
+        with self.counting:  # nobody puts aside figures of a slot that is over as if it went on
+            now = max(self.clock(), float(self.slot * SLOT))
+            if now < self.ends and not early:
+                return
+            self._put_aside(over=True)
+            self.slot = int(now // SLOT)
+            self.ends = float((self.slot + 1) * SLOT)
+            self._set_due(now)
         if len(self._aside) > MOST_ASIDE:
             self.fold()
 
@@ -154,7 +159,7 @@ class Recorder:
             piece = Piece(self.slot, self.running, over)
             self._aside.append(piece)
             self.running = Figures()
-        self.fast.clear()
+            self.fast = {}
 
     def _set_due(self, now: float) -> None:
         # A request has read this clock anyway. One that a test gives says itself how late it is.
@@ -173,14 +178,15 @@ class Recorder:
                     self._known.add(key)
             found = of.get(key)
             if found is None:
-                found = of[key] = Series()
+                found = of.setdefault(key, Series())  # of another loop, if that was faster
         return found
 
     def hear(self, event: Event) -> None:
         """Count what another part tells."""
         count = counted_by(event.kind)
         if count is not None:
-            count(self.running, event.attributes)
+            with self.counting:
+                count(self.running, event.attributes)
 
     # Keeping
 

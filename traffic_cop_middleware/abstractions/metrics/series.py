@@ -96,7 +96,7 @@ class Series:
             self.elsewhere = self.elsewhere or Histogram()
             self.elsewhere.merge(other.elsewhere, sign=sign)
         if sign == 1:
-            for exemplar in other.slow.values():
+            for exemplar in other.slow.copy().values():
                 self.keep(exemplar)
 
     def keep(self, exemplar: Exemplar) -> None:

@@ -118,10 +118,13 @@ class Summary:
 
 
 def summary_of(figures: Figures, *, pause: Callable[[], None] = never) -> Summary:
-    """Figures in this form."""
+    """Figures in this form.
+
+    What goes by requests is copied first: one of another event loop may still come in.
+    """
     summary = Summary()
     for kind, series_by in ((REQUESTS, figures.requests), (STREAMS, figures.streams)):
-        for key, series in series_by.items():
+        for key, series in series_by.copy().items():
             _add_series(summary, kind, key, series)
             pause()
     for name, number in figures.counts.items():
@@ -129,8 +132,8 @@ def summary_of(figures: Figures, *, pause: Callable[[], None] = never) -> Summar
     for name, timed in figures.timings.items():
         buckets = Buckets.of(timed.bins)
         summary.add_durations((TIMINGS, *name), buckets.low, buckets.lanes)
-    for kind, names in figures.usage.kinds.items():
-        for user, used in names.items():
+    for kind, names in figures.usage.kinds.copy().items():
+        for user, used in names.copy().items():
             summary.add_row((USAGE, kind, user), lanes_of(used))
         pause()
     business = figures.business

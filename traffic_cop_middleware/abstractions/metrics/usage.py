@@ -50,12 +50,12 @@ class Usage:
     def _of(self, kind: str, name: str) -> list[int]:
         names = self.kinds.get(kind)
         if names is None:
-            names = self.kinds[kind] = {}
+            names = self.kinds.setdefault(kind, {})  # of another event loop, if that was faster
         used = names.get(name)
         if used is None:
             if len(name) > LONGEST:
                 return self._of(kind, name[:LONGEST])
             if len(names) >= MOST and name != REST:
                 return self._of(kind, REST)
-            used = names[name] = [0] * len(Used._fields)
+            used = names.setdefault(name, [0] * len(Used._fields))
         return used
