@@ -38,9 +38,13 @@ def waker() -> Callable[[Callable[[], object]], object]:
 class Waiting:
     """A task that waits, on its event loop."""
 
-    __slots__ = ("_event", "_thread", "_wake")
+    __slots__ = ("_event", "_thread", "_wake", "gave_back", "passed_over")
 
     def __init__(self) -> None:
+        self.gave_back = False
+        """Whether it gave back the turn that it was given while it ended."""
+        self.passed_over = False
+        """Whether it could not be woken, and another one was given its turn."""
         self._event = anyio.Event()
         self._thread = threading.get_ident()
         self._wake = waker()
@@ -125,10 +129,11 @@ class Turns:
             await here.wait()
         except BaseException:
             with self._guard:
-                waited = here in self._waiting
-                if waited:
+                if here in self._waiting:
                     self._waiting.remove(here)
-            if not waited:  # it was given the turn meanwhile
+                else:  # it was given the turn meanwhile
+                    here.gave_back = not here.passed_over
+            if here.gave_back:
                 self.give_back()
             raise
 
@@ -145,6 +150,10 @@ class Turns:
                 following = self._waiting.popleft()
             if following.wake():
                 return
+            with self._guard:
+                if following.gave_back:  # it was collected as it was woken
+                    return
+                following.passed_over = True
 
 
 class OneThread:

@@ -64,6 +64,38 @@ def test_a_turn_may_come_back_by_the_collection_of_garbage_while_another_task_as
     assert not turns.held
 
 
+def test_who_is_passed_over_as_its_loop_has_ended_gives_no_turn_back_that_it_never_had() -> None:
+    turns, inside, most = Turns(), [0], [0]
+
+    async def ask() -> None:
+        async with turns:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            await asyncio.sleep(0)
+            gc.collect()  # of those that were passed over
+            await asyncio.sleep(0)
+            inside[0] -= 1
+
+    async def scenario() -> None:
+        async with turns:
+            thread = threading.Thread(target=leave, args=(ask,))
+            thread.start()
+            thread.join(20)
+            leave_here = asyncio.new_event_loop()
+            waiting = leave_here.create_task(ask())
+            waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+            await asyncio.to_thread(leave_here.run_until_complete, asyncio.sleep(0))
+            leave_here.close()
+            del waiting, leave_here
+            asking = [asyncio.ensure_future(ask()) for _ in range(3)]
+            await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*asking), 20)
+
+    asyncio.run(scenario())
+    assert most == [1]
+    assert not turns.held
+
+
 def test_who_is_given_up_by_asyncio_keeps_the_thread_until_it_is_done() -> None:
     """Unlike a scope of anyio, `Task.cancel` (`asyncio.wait_for`) ends a wait for a thread at once."""
     thread, running, most, go_on = OneThread(), [0], [0], threading.Event()
