@@ -23,6 +23,7 @@ from tests.adapters.load import poll, started
 from tests.adapters.test_foreign_tokens import ES, FULL, NOW, Clock, JwksServer, issuers_at, token_of
 from tests.asgi import http_scope, send_through, status
 from tests.loops.crew import Crew, at_once
+from tests.servers import RedisServer
 from traffic_cop_middleware import BusinessMetric, TrafficCop
 from traffic_cop_middleware.middleware.session_socket import News
 
@@ -260,6 +261,34 @@ def test_a_loop_that_was_left_in_the_middle_holds_up_no_other(documents: str) ->
 
     asyncio.run(abandoned())
     at_once(LOOPS, scenario)
+
+
+@pytest.mark.redis_server
+def test_what_is_open_on_one_loop_is_there_while_others_come_and_go(redis_server: RedisServer) -> None:
+    """On Redis each loop has a stack of its own."""
+    cop = TrafficCop(redis_server.url, documents="memory://", metrics=True)
+    app = cop.wrap(Starlette(routes=[Route("/", ok)]))
+    begun, seen = threading.Event(), threading.Event()
+
+    async def another() -> None:
+        async with started(app):
+            await cop.state.get("a", "k")
+            begun.set()
+            await asyncio.to_thread(seen.wait, 20)
+            await cop.state.get("a", "k")
+
+    async def scenario() -> None:
+        async with started(app):
+            other = threading.Thread(target=lambda: asyncio.run(another()), daemon=True)
+            other.start()
+            await asyncio.to_thread(begun.wait, 20)
+            await cop.state.get("a", "k")
+            seen.set()
+            await asyncio.to_thread(other.join, 20)
+            await cop.state.get("a", "k")
+        assert cop._parts.current() is None
+
+    at_once(1, lambda _: scenario())
 
 
 class Served:

@@ -123,8 +123,8 @@ class Parts:
     def current(self) -> Opened | None:
         """What is open for the running event loop."""
         opened = self.opened
-        if opened is not None and opened.loop is not None and opened.loop is not _running_loop():
-            return None
+        if self._per_loop and (opened is None or opened.loop is not _running_loop()):
+            return self._by_loop.get(_running_loop())  # `opened` is where something was opened last
         return opened
 
     async def open(self, *, patience: float = START_PATIENCE, lifespan: bool = False) -> Opened:
