@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import bootstrap
 
-if __name__ == "__main__":  # first of all, so that an older Python meets a message and not a traceback
+if __name__ == "__main__" and not {"-h", "--help"} & set(sys.argv[1:]):
+    # First of all, so that an older Python meets a message and not a traceback.
     bootstrap.enter_venv("dev")
 
 PACKAGE = "traffic_cop_middleware"

@@ -19,6 +19,7 @@ from traffic_cop_middleware import (
     TrafficCop,
     TrafficCopError,
     TrafficCopMiddleware,
+    Upstream,
     by_api_key,
     by_ip,
     by_user,
@@ -259,6 +260,14 @@ def test_a_part_knows_its_settings_without_the_prefix() -> None:
 def test_an_error_names_the_setting_as_it_was_written(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+def test_a_route_shows_where_it_leads() -> None:
+    shown = repr(
+        route("/x/*", to=[Upstream("http://a:1", weight=3), "http://b:2", *(f"http://c:{n}" for n in range(1, 9))])
+    )
+    assert "Pool([Upstream(url='http://a:1', weight=3" in shown
+    assert "'http://b:2', 'http://c:1', 'http://c:2', 'http://c:3', …])" in shown
 
 
 def test_what_is_as_by_default_needs_no_other_setting() -> None:

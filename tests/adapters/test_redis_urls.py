@@ -62,9 +62,9 @@ def told(exc: BaseException) -> str:
         ("redis+sentinel://one/0?service=any&ssl_ca_certs=/ca.pem", "needs TLS. Write rediss+sentinel://"),
         ("rediss+sentinel://one/0?service=any&ssl_ca_certs=/no/such/file.pem", "No such file"),
         ("redis://localhost:6379/0?service=any", "'service' is no option"),
-        ("rdis://localhost", "rdis://… is not known here. Write one of memory://, redis://"),
-        ("localhost:6379", "no URL scheme is not known here"),
-        ("", "no URL scheme is not known here"),
+        ("rdis://localhost", "rdis:// is not known here. Write one of memory://, redis://"),
+        ("localhost:6379", "this is no URL: it begins with no scheme"),
+        ("", "this is no URL: it begins with no scheme"),
     ],
 )
 def test_a_url_that_can_not_be_used_fails_when_the_cop_is_made(url: str, cause: str) -> None:

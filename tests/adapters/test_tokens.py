@@ -434,7 +434,7 @@ UNUSABLE: dict[str, tuple[Any, str, str]] = {
     "alg HS512": (SECRET, "HS512", "one of 'HS256'"),
     "alg PS256": (material("RS256"), "PS256", "one of 'HS256'"),
     "alg a list": (SECRET, ["HS256"], "one of 'HS256'"),
-    "no keys": ([], "HS256", "at least one Key"),
+    "no keys": ([], "HS256", "at least one secret, PEM or Key"),
     "no key material": (None, "HS256", "not a NoneType"),
     "the same secret twice": ([SECRET, SECRET], "HS256", "two have the kid"),
     "the second too short": ([SECRET, "short"], "HS256", r"5 bytes.*number 2 of 2"),

@@ -14,6 +14,7 @@ import pytest
 from tests.loops.crew import Crew
 from traffic_cop_middleware.abstractions.events import Observers
 from traffic_cop_middleware.composition.sharing import Handle
+from traffic_cop_middleware.contracts import Event
 
 THREADS = 4
 
@@ -105,15 +106,19 @@ def test_who_begins_to_listen_while_others_end_it_is_told() -> None:
     observers = Observers()
 
     def work() -> None:
-        for _ in range(2_000):
+        me = threading.get_ident()
+        for number in range(2_000):
             heard: list[Any] = []
-            stop = observers.subscribe(heard.append)
-            observers.emit("told", {})
+
+            def hear(event: Event, heard: list[Any] = heard) -> None:
+                if event.attributes["by"] == me:  # what another thread began to tell before the end may come after it
+                    heard.append(event.attributes["number"])
+
+            stop = observers.subscribe(hear)
+            observers.emit("told", {"by": me, "number": number})
             stop()
-            assert heard
-            heard.clear()
-            observers.emit("told", {})
-            assert not heard, "it had ended that"
+            observers.emit("told", {"by": me, "number": -1})
+            assert heard == [number]
 
     Crew([work] * THREADS)
     assert not observers._observers

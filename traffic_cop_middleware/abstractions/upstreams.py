@@ -19,6 +19,7 @@ LONGEST_HOST = 253
 PORTS = {"http": 80, "https": 443}
 MOST_WEIGHT = 1_000_000
 MOST_UPSTREAMS = 10_000
+REPR_MOST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,10 @@ class Pool:
             raise ConfigurationError("a pool needs at least one upstream with a weight above 0")
         if len(self.upstreams) > MOST_UPSTREAMS:
             raise ConfigurationError(f"a pool of {len(self.upstreams)} upstreams; {MOST_UPSTREAMS} is the most")
+
+    def __repr__(self) -> str:
+        shown = [repr(each.url) if each.weight == 1 else repr(each) for each in self.upstreams[:REPR_MOST]]
+        return f"Pool([{', '.join(shown)}{', …' * (len(self.upstreams) > REPR_MOST)}])"
 
 
 def upstream_from(record: Mapping[str, Any] | str) -> Upstream:

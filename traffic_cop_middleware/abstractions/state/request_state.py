@@ -132,7 +132,7 @@ class StateMapping(LazyMapping):
 
 
 class RequestState:
-    """The state of whoever sends this request: `session`, `user`, and `of_tenant` for all else of their tenant."""
+    """The state of whoever sends this request: `session`, `user`, and `tenant` for all else of their tenant."""
 
     def __init__(self, state: StateManagementAbstraction, session: RequestSession) -> None:
         self._state = state
