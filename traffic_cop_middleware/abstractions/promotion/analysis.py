@@ -32,6 +32,8 @@ MOST_TAGS = 64
 MOST_ROUNDS = 16
 _TELLING = frozenset({"importance", "type", "state_type", "tags", "persistent", "promote", "preferences"})
 """Members of a state that say something of the state itself."""
+_NOT_COUNTED = bytes(code for code in range(256) if code not in b"{}[]:,tfn")
+_TRUTH = bytes.maketrans(b"f", b"t")
 _NO_BRACKETS = bytes(code for code in range(256) if code not in b"{}[]")
 _ROUND = bytes.maketrans(b"{}[]", b"()()")
 _STEPS = bytes.maketrans(b"()", b"\x01\xff")
@@ -97,8 +99,9 @@ def analyse(
     strings = cut[1::2]
     value: Any = None
     if top:
-        critical = [name for name in critical_fields.intersection(strings) if _is_key(name, cut)]
         value = first_members(seen, cut) if truncated else parsed(text)
+        keys = value if value.__class__ is dict else ()
+        critical = [name for name in critical_fields.intersection(strings) if name in keys or _is_key(name, cut)]
     else:
         named = _watched(critical_fields).intersection(strings)
         critical = [name for name in critical_fields.intersection(named) if _is_key(name, cut)]
@@ -158,10 +161,12 @@ def _counted(outside: list[str], strings: int) -> tuple[int, int, int, dict[str,
     if " " in text or "\n" in text or "\t" in text or "\r" in text:
         text = "".join(text.split())
     structure = text.encode("utf-8", "surrogatepass")
+    empty = structure.count(b"{}") + structure.count(b"[]")
+    structure = structure.translate(_TRUTH, _NOT_COUNTED)  # far shorter, and counted six times
     count = structure.count
     keys, objects, arrays = count(b":"), count(b"{"), count(b"[")
-    booleans, nulls, texts = count(b"t") + count(b"f"), count(b"n"), strings - keys
-    nodes = 1 + count(b",") + objects + arrays - count(b"{}") - count(b"[]")
+    booleans, nulls, texts = count(b"t"), count(b"n"), strings - keys
+    nodes = 1 + count(b",") + objects + arrays - empty
     numbers = nodes - objects - arrays - texts - booleans - nulls
     types = {
         "object": objects,
