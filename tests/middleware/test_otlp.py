@@ -315,7 +315,7 @@ def test_what_is_no_exporter_is_refused_with_the_mend(given: Any, says: str) -> 
     with pytest.raises(ConfigurationError, match="metrics_otlp: a MetricExporter of OpenTelemetry's SDK") as caught:
         TrafficCop(metrics=True, metrics_otlp=given)
     assert says in str(caught.value)
-    with pytest.raises(ConfigurationError, match="^otlp: a MetricExporter"):
+    with pytest.raises(ConfigurationError, match=r"^otlp: a MetricExporter"):
         MetricsMiddleware(Starlette(), otlp=given)
 
 
