@@ -70,6 +70,10 @@ class CorsPolicy:
     def __post_init__(self) -> None:
         origins = _listed("origins", self.origins, most=MOST_ORIGINS)
         everybody = EVERYTHING in origins
+        if everybody and len(origins) > 1:
+            raise ConfigurationError(
+                "origins=['*', …]: '*' is everybody, whoever stands beside it. Write origins='*', or leave it out"
+            )
         checked = () if everybody else tuple(sorted({checked_origin(each) for each in origins}))
         methods = tuple(sorted({_method(each) for each in _listed("methods", self.methods, most=MOST_NAMES)}))
         headers = _header_names("headers", self.headers)
