@@ -146,6 +146,18 @@ async def test_who_is_about_to_use_up_a_quota_is_told_of_and_then_that_it_is_use
 
 
 @pytest.mark.asyncio
+async def test_two_quotas_of_one_user_are_two_things() -> None:
+    minutes, told = Minutes(), list[str]()
+    quotas = {"user": "250/hour; 4000/day"}
+    settings = TellingSettings(on_insight=lambda each: told.append(each.insight.sentence), quotas=quotas)
+    teller = Telling(MemoryBackend(clock=minutes.clock), minutes.analytics, settings)
+    await minutes.pass_by(12 * 60 + 55, each=5, user="ada")
+    for _ in range(3):
+        await teller.look()
+    assert sorted(" ".join(each.split()[2:6]) for each in told) == ["exhausts 4k/day at about", "has used up 250/hour"]
+
+
+@pytest.mark.asyncio
 async def test_what_a_newer_version_has_written_is_begun_anew(dropped: Minutes) -> None:
     backend, told = MemoryBackend(clock=dropped.clock), Told()
     for broken in ('{"insight":{}}', "[]", "{", "7", json.dumps({"insight": SLOW.record(), "more": 1})):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -26,14 +25,6 @@ from traffic_cop_middleware.contracts import Event
 KEY = ("/", "GET", 200)
 REQUEST = (0.1, 0.1, 0, 0)
 REFUSED = Event("limit.refused", 0.0, {"limits": ["a"], "source": "backend"})
-
-
-@pytest.fixture
-def often_switched() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -17,13 +16,7 @@ from traffic_cop_middleware.contracts import Flush, SessionKey, Take
 THREADS = 4
 TURNS = 1_500
 
-
-@pytest.fixture(autouse=True)
-def often_switched() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("often_switched")
 
 
 def hammer(work: Callable[[int], object], *, turns: int = TURNS) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,14 +43,6 @@ def handle_of(name: str, new: Callable[[], Product] = Product) -> Handle[Product
         deadline=1,
         notify=lambda event: None,
     )
-
-
-@pytest.fixture
-def often_switched() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def test_threads_that_name_one_url_at_once_share_what_is_opened() -> None:

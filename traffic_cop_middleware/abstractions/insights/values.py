@@ -39,8 +39,13 @@ class Insight:
 
     @property
     def key(self) -> str:
-        """What it is about: an insight of the same key is the same one, seen again with other figures."""
-        return "|".join([self.kind, *(f"{name}={self.labels[name]}" for name in sorted(self.labels))])
+        """What it is about: an insight of the same key is the same one, seen again with other figures.
+
+        Its kind and labels, and of a quota the period: a user may have several.
+        """
+        about = [f"{name}={self.labels[name]}" for name in sorted(self.labels)]
+        period = [f"period={self.baseline['period']:g}"] if "period" in self.baseline else []
+        return "|".join([self.kind, *about, *period])
 
     def record(self) -> dict[str, Any]:
         """It as JSON."""
