@@ -176,6 +176,29 @@ async def test_an_outage_in_an_outage_takes_nobody_away(watched: Watched) -> Non
     assert watched.told == [["a"]]
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("every", range(5, 20))
+async def test_a_registry_that_fails_again_and_again_keeps_nobody_that_left(every: int, watched: Watched) -> None:
+    await watched.announce("a", "b")
+    await watched.look()
+    for look in range(1, 200):
+        watched.clock.advance(0.5)
+        if look % 5 == 0:
+            await watched.announce("a")
+            if look < 60:
+                await watched.announce("b")
+        if look == 60:
+            await watched.registry.unregister(SERVICE, "b", holder="h")
+        watched.registry.away = look % every == 0
+        with contextlib.suppress(StoreUnavailable):
+            await watched.watch.look()
+        watched.registry.away = False
+        if look < 60:
+            assert watched.known == ["a", "b"]
+        assert "a" in watched.known
+    assert watched.known == ["a"]
+
+
 class Registrar:
     """An instance that announces itself as `Announcer` does, on the test's time."""
 

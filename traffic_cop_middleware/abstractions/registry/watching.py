@@ -22,12 +22,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import NoReturn
 
 import anyio
 
 from traffic_cop_middleware.abstractions.asking import answered
-from traffic_cop_middleware.abstractions.registry.announcing import TOPIC
+from traffic_cop_middleware.abstractions.registry.announcing import BEATS, TOPIC, TRIED
 from traffic_cop_middleware.contracts import Instance, Instances, InstanceStore, Message, MessageBus
 from traffic_cop_middleware.errors import NoAddress, StoreError
 
@@ -40,6 +41,10 @@ OUTLASTED = 0.3
 have come a third of it before, and the next one comes up to a third of it after."""
 CONFIRMED = 0.5
 """Share of its `ttl` within which a live instance is announced again after an outage."""
+RAN_OUT = 0.6
+"""Share of its `ttl` before which no announcement has run out after the first heartbeat that did not come through."""
+CALM = 1.2
+"""Times as long as until the next try, between two outages, in which an instance that lives has announced itself."""
 MOST_OUTAGES = 100
 BLOCKED = 4
 """Periods without a look after which that was an outage too: of this event loop."""
@@ -118,6 +123,18 @@ class InstanceWatch(ABC):
         """What lives, as far as the source can say."""
 
 
+class Missing:
+    """An instance that goes on though the registry does not list it: `since` when, and `until` when, on the local
+    clock."""
+
+    __slots__ = ("instance", "since", "until")
+
+    def __init__(self, instance: Instance, now: float) -> None:
+        self.instance = instance
+        self.since = now
+        self.until = now + instance.ttl
+
+
 class ServiceWatch(InstanceWatch):
     """The instances that are announced for a service. A look is one round trip, and a few bytes where nothing changed.
 
@@ -140,8 +157,8 @@ class ServiceWatch(InstanceWatch):
         self._thread = 0
         self._version = 0
         self._listed: dict[str, Instance] = {}
-        self._missing: dict[str, tuple[Instance, float]] = {}
-        """What is unconfirmed, and until when (on the local clock)."""
+        self._missing: dict[str, Missing] = {}
+        """What is unconfirmed."""
         self._failed = False
         """Whether the last look had no answer."""
         self._outages = deque[tuple[float, float]](maxlen=MOST_OUTAGES)
@@ -175,35 +192,44 @@ class ServiceWatch(InstanceWatch):
         silent = 0.0 if self._seen is None else now - self._seen
         if failed or silent > BLOCKED * self._period:
             self._outages.append((now - silent, now))
-            waited_for = [instance for instance, _ in self._missing.values() if self._may_live(instance, now)]
-            self._missing.update({each.name: (each, now + each.ttl) for each in waited_for})
+            for missing in self._missing.values():
+                # It announces itself a third of its `ttl` after it is missing, or as soon as it can after that.
+                tried = missing.since + missing.instance.ttl * BEATS + CALM * TRIED
+                if self._outage(missing.instance)[0] <= tried:
+                    missing.until = now + missing.instance.ttl
         if found is not None:
             self._compare(found, now)
-        self._missing = {name: each for name, each in self._missing.items() if each[1] > asked}
-        return [*self._listed.values(), *(instance for instance, _ in self._missing.values())]
+        self._missing = {name: each for name, each in self._missing.items() if each.until > asked}
+        return [*self._listed.values(), *(missing.instance for missing in self._missing.values())]
 
     def _compare(self, found: Instances, now: float) -> None:
         """Take over a list; what it lacks goes on where the registry can't know better."""
         lost = self._version > 0 and (found.version < self._version or found.begun > self._version)
         listed = {instance.name: instance for instance in found.instances}
-        was_known = {**{name: instance for name, (instance, _) in self._missing.items()}, **self._listed}
+        was_known = {**{name: missing.instance for name, missing in self._missing.items()}, **self._listed}
         for name, instance in was_known.items():
             if name in listed:
                 self._missing.pop(name, None)
-            elif lost or self._may_live(instance, now):
-                self._missing[name] = (instance, now + instance.ttl)
+            elif lost or (name not in self._missing and self._may_live(instance, now)):
+                self._missing[name] = Missing(instance, now)
         self._version, self._listed = found.version, listed
 
     def _may_live(self, instance: Instance, now: float) -> bool:
-        """Whether its announcement may have run out because no heartbeat came through.
+        """Whether its announcement may have run out because no heartbeat came through."""
+        began, ended = self._outage(instance)
+        return (
+            now - ended <= instance.ttl * CONFIRMED
+            and ended - began >= instance.ttl * OUTLASTED
+            and now - began >= instance.ttl * RAN_OUT
+        )
 
-        Between two outages one after the other none needs to have come either.
-        """
-        until: float | None = None
-        since = now
-        for began, ended in reversed(self._outages):
-            if since - ended > instance.ttl * CONFIRMED:
+    def _outage(self, instance: Instance) -> tuple[float, float]:
+        """When the last outage began for an instance, and was over: several are one where it may not have had the time
+        to announce itself between them."""
+        calm = CALM * min(TRIED, instance.ttl * BEATS)
+        began, ended = inf, -inf
+        for start, end in reversed(self._outages):
+            if began - end > calm and ended > -inf:
                 break
-            until = ended if until is None else until
-            since = began
-        return until is not None and until - since >= instance.ttl * OUTLASTED
+            began, ended = start, max(end, ended)
+        return began, ended
