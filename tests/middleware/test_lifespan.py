@@ -230,6 +230,17 @@ def test_each_unnamed_memory_backend_is_its_own() -> None:
     assert [TestClient(app).get("/").status_code for app in apps] == [200, 200]
 
 
+@pytest.mark.asyncio
+async def test_an_app_that_raises_before_it_gives_anything_to_wait_for_has_no_lifespan_either() -> None:
+    def app(scope: Scope, receive: Any, send: Any) -> Any:
+        raise NotImplementedError(scope["type"])
+
+    cop = TrafficCop(metrics=True).wrap(app)
+    with pytest.raises(NotImplementedError, match="lifespan"):
+        async with asyncio.timeout(20):
+            await send_through(cop, {"type": "lifespan"}, STARTUP_AND_SHUTDOWN)
+
+
 INTERRUPTED = """
 from starlette.applications import Starlette
 from traffic_cop_middleware import TrafficCop

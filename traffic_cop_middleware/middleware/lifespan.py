@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -62,7 +63,7 @@ async def run_lifespan(
         await send(message)
 
     try:
-        await beside.run(app(scope, receive_again, send_after_closing))
+        await beside.run(partial(app, scope, receive_again, send_after_closing))
     finally:
         await close()
 
@@ -75,17 +76,17 @@ class Beside:
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
 
-    async def run(self, running: Awaitable[None]) -> None:
-        """Wait for `running` with the work beside it, which ends with it at the latest."""
+    async def run(self, other: Callable[[], Awaitable[None]]) -> None:
+        """Wait for something else with the work beside it, which ends with it at the latest."""
         if self._work is None:
-            await running
+            await other()
             return
         failed: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._run, self._work)
                 try:
-                    await running
+                    await other()
                 except Exception as exc:  # noqa: BLE001 - raised again outside: a task group would wrap it
                     failed = exc
                 self._scope.cancel()
