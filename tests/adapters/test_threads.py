@@ -140,3 +140,21 @@ os.waitpid(forked, 0)
 asyncio.run(asked("parent"))
 asyncio.run(close())
 """
+
+
+@pytest.mark.asyncio
+async def test_a_thread_that_can_not_begin_is_followed_by_another(caplog: pytest.LogCaptureFixture) -> None:
+    made = list[AtOnce]()
+
+    def worker() -> AtOnce:
+        made.append(AtOnce())
+        if len(made) == 1:
+            raise RuntimeError("out of luck")
+        return made[-1]
+
+    threads = Threads[None](worker, name="a store", count=1, deadline=DEADLINE, notify=lambda event: None)
+    with pytest.raises(StoreTimeout):
+        await threads.ask(lambda driver: None)
+    assert "a store: a thread ended with an error that nobody expected" in caplog.text
+    assert await threads.ask(lambda driver: "there") == "there"
+    await threads.close()

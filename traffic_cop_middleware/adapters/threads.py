@@ -36,6 +36,10 @@ MISSED = 3
 """Deadlines missed in a row that count as a loss (docs/decisions/0004-three-missed-deadlines.md)."""
 
 
+_forked = threading.Lock()
+"""Held in a process that was forked off, by the first thread that sees it."""
+
+
 class Call(Generic[Driver, Answer]):
     """Something for a thread to do with its driver. `ends` is when the task gives up (seconds, `time.monotonic`)."""
 
@@ -138,17 +142,19 @@ class Threads(Generic[Driver]):
         self._lost = False
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._calls: deque[Call[Driver, Any]] = deque()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._running = 0
+        self._pid = os.getpid()  # last: whoever sees it uses what stands above
 
     def _see_fork(self) -> None:
         """A process that was forked off has none of its parent's threads, and its calls are not for it to do."""
         if self._pid != os.getpid():
-            self._begin()
+            with _forked:
+                if self._pid != os.getpid():
+                    self._begin()
 
     async def reach(self, *, patience: float) -> None:
         """See whether it can be had, for up to `patience` seconds; the first call that needs it tries again.
@@ -228,8 +234,9 @@ class Threads(Generic[Driver]):
             return [self._calls.popleft() for _ in range(min(len(self._calls), self._at_once))]
 
     def _work(self) -> None:
-        worker = self._new_worker()
+        worker: Worker[Driver] | None = None
         try:
+            worker = self._new_worker()
             while calls := self._take():
                 wanted = [call for call in calls if call.wanted]
                 try:
@@ -239,10 +246,14 @@ class Threads(Generic[Driver]):
                     for call in wanted:
                         if not call.answered:
                             call.fail(StoreError(f"{self.name}: {exc}"))
+        except Exception:  # what waits is given up by its deadline; the next call starts another thread
+            log.exception("%s: a thread ended with an error that nobody expected", self.name)
         finally:
-            worker.close()
+            if worker is not None:
+                worker.close()
             with self._changed:
                 self._running -= 1
+                self._threads.remove(threading.current_thread())
                 if not self._running:
                     self._when_ended()
 
