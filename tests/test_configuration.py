@@ -13,7 +13,9 @@ from traffic_cop_middleware import (
     Issuer,
     MetricsMiddleware,
     MissingExtra,
+    PromotionMiddleware,
     RateLimitMiddleware,
+    RoutingMiddleware,
     Service,
     SessionMiddleware,
     TrafficCop,
@@ -249,6 +251,14 @@ def test_a_part_knows_its_settings_without_the_prefix() -> None:
         (lambda: TrafficCop(session_secret=[]), "session_secret: an empty list"),
         (lambda: TrafficCop(session_idle=500), "session_idle: there are no sessions without session_secret"),
         (lambda: TrafficCop(metrics_interval=2.0, metrics_series=7), "metrics_interval, metrics_series: nothing is"),
+        (lambda: TrafficCop(session_secret="", session_idle=3.0), "session_secret: 0 bytes"),
+        (lambda: TrafficCop(proxy_routes=5), r"proxy_routes=5: a list is wanted here"),  # type: ignore[arg-type]
+        (lambda: TrafficCop(session_secret=SECRET, session_issuers="x"), "session_issuers='x': a list"),  # type: ignore[arg-type]
+        (lambda: PromotionMiddleware(app, hooks=5), "^hooks=5: a list is wanted here, as in hooks="),  # type: ignore[arg-type]
+        (
+            lambda: RoutingMiddleware(app, routes=[route("/a", to="http://a", limits="1/second")]),
+            r"Write TrafficCop\(proxy_routes=\[…\]\)",
+        ),
         (lambda: TrafficCop("localhost:6379"), "backend: this is no URL: it begins with no scheme"),
         (lambda: by_api_key("X-Key"), r"read from X-API-Key. Write by_api_key, or by_api_key\(verify=fn\)"),  # type: ignore[call-overload]
         (lambda: limit("99999999999999999999/second"), "a count is from 1 to 9000000000"),

@@ -77,6 +77,7 @@ async def unused(tmp_path: Path, *, days: int, range: str = "24h") -> Sequence[s
     app = shop(tmp_path)
     cop.install(app)
     async with started(app):
+        app.get("/late")(lambda: "ok")  # a route that is added while the app runs
         for method, path in (("GET", "/v1/orders/7"), ("GET", "/events"), ("GET", "/admin/users"), ("PUT", "/wares/1")):
             await send_through(app, http_scope(path, method))
         clock.advance(600)
@@ -91,6 +92,7 @@ async def test_what_nobody_asked_for_in_a_month_is_told_by_a_look_at_a_day(tmp_p
             "GET /wares/*",
             "/admin/teams",
             "/billing/*",
+            "/late",
             "/static/{path}",
             "/v1/old",
         )

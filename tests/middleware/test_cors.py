@@ -21,7 +21,7 @@ from tests.adapters.load import started
 from tests.asgi import App, Message, http_scope, send_through, status, websocket_scope
 from tests.middleware.session_apps import SECRET
 from tests.middleware.upstreams import ask
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 from traffic_cop_middleware import (
     ConfigurationError,
     CorsPolicy,
@@ -613,6 +613,13 @@ async def test_a_policy_that_a_route_names_and_nobody_made_is_told_once(caplog: 
         assert cors_fields(await send_through(app, asking("/x"))) == {}
     [told] = [record.message for record in caplog.records]
     assert told.startswith("route '/x' names the CORS policy 'apy', and there is none of that name: no page of another")
+
+
+async def test_nothing_is_told_of_policies_while_nobody_knows_the_records(caplog: pytest.LogCaptureFixture) -> None:
+    cop = TrafficCop(f"redis://127.0.0.1:{free_port()}/0")  # nobody is there
+    cop.route("/x", to=FixedResponse(200), cors="app")
+    async with started(cop.wrap(Starlette())):
+        assert not [record for record in caplog.records if "there is none of that name" in record.message]
 
 
 async def test_a_policy_that_is_missing_is_told_at_the_start_unless_a_record_has_it(

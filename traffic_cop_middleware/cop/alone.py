@@ -189,7 +189,7 @@ def own_names(part: str, names: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as exc:
-        text = re.sub(rf"\b{part}_({'|'.join(names)})\b", r"\1", str(exc))
+        text = re.sub(rf"\b(?<!TrafficCop\(){part}_({'|'.join(names)})\b", r"\1", str(exc))
         if text == str(exc):
             raise
         raise type(exc)(text) from exc

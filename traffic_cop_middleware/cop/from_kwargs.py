@@ -23,7 +23,7 @@ from traffic_cop_middleware.composition.otlp import otlp_export
 from traffic_cop_middleware.composition.session_settings import SessionSettings
 from traffic_cop_middleware.composition.state_settings import StateSettings
 from traffic_cop_middleware.composition.telling import TellingSettings
-from traffic_cop_middleware.cop.settings import CopSettings
+from traffic_cop_middleware.cop.settings import CopSettings, listed
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.cookies import CookieSettings
 from traffic_cop_middleware.middleware.csrf import trusted_origins
@@ -75,7 +75,7 @@ def session_settings(given: CopSettings) -> SessionSettings | None:
         algorithm=given["session_algorithm"],
         issuer=given["session_issuer"],
         audience=given["session_audience"],
-        issuers=given["session_issuers"],
+        issuers=listed("session_issuers", given["session_issuers"]),
         policy=policy,
     )
 
@@ -84,7 +84,7 @@ def checked_hooks(given: CopSettings) -> list[PromotionHook]:
     promotion = given["promotion"]
     if not isinstance(promotion, bool):
         raise ConfigurationError(f"promotion={promotion!r} must be True or False; hooks go into promotion_hooks")
-    hooks = list(given["promotion_hooks"])
+    hooks = listed("promotion_hooks", given["promotion_hooks"])
     for hook in hooks:
         check_hook(hook)
     return hooks

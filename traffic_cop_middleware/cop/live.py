@@ -19,6 +19,7 @@ from traffic_cop_middleware.composition.opened import LIMITS, Opened
 from traffic_cop_middleware.composition.parts import Parts
 from traffic_cop_middleware.contracts import Backend
 from traffic_cop_middleware.cop.needs import Needs
+from traffic_cop_middleware.cop.settings import listed
 from traffic_cop_middleware.errors import ConfigurationError
 from traffic_cop_middleware.middleware.cors_policies import CORS, CorsPolicies
 from traffic_cop_middleware.middleware.live_limits import LiveLimits
@@ -64,7 +65,7 @@ class Live:
         )
         self.gateway.checking = Checking(self.gateway.transport, backend, self._health)
         self.gateway.pool_changed = self._pool_changed
-        for each in proxy_routes:
+        for each in listed("proxy_routes", proxy_routes):
             self.gateway.add(each)
         self.routes = LiveRoutes(self.gateway, opened, observers=observers)
         self.limits = LiveLimits(planner, self.gateway, opened, observers=observers)

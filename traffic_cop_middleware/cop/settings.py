@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Signature
-from typing import TYPE_CHECKING, Required, TypedDict
+from typing import TYPE_CHECKING, Required, TypedDict, TypeVar
 
 from traffic_cop_middleware.abstractions.business.costs import Costs
 from traffic_cop_middleware.abstractions.business.declarations import BusinessMetric
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
 
     from traffic_cop_middleware.adapters.jwt import Issuer
+
+
+T = TypeVar("T")
 
 
 class BackendKwargs(TypedDict, total=False):
@@ -209,5 +212,16 @@ def refuse_useless(given: CopSettings, signature: Signature) -> None:
     ]
     for switch, prefixes, mend in SWITCHES:
         useless = [name for name in changed if name.startswith(prefixes) and name != switch]
-        if useless and switch not in changed:
+        if useless and values.get(switch) in (None, False):
             raise ConfigurationError(f"{', '.join(useless)}: {mend}")
+
+
+def listed(name: str, value: Iterable[T]) -> list[T]:
+    """A setting that is a list.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{name}={value!r}: a list is wanted here, as in {name}=[…]")
+    return list(value)

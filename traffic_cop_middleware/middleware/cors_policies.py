@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from starlette.types import Scope
 
@@ -16,7 +17,7 @@ from traffic_cop_middleware.abstractions.messaging import MOST_TURNS
 from traffic_cop_middleware.abstractions.route_policies import action_of
 from traffic_cop_middleware.composition.gateway import Gateway
 from traffic_cop_middleware.composition.opened import Opened
-from traffic_cop_middleware.errors import RecordConflict
+from traffic_cop_middleware.errors import ConfigurationError, RecordConflict, StoreError
 from traffic_cop_middleware.middleware.exchange import raw_path_of
 from traffic_cop_middleware.middleware.gateway_matches import candidates_of
 
@@ -53,10 +54,18 @@ class CorsPolicies:
         )
 
     async def begin(self) -> None:
-        """Tell of routes that name a policy which there is not."""
-        for route in self._gateway.table:
-            if (name := action_of(route).cors) is not None and self.table.named(name) is None:
-                self._tell_of_missing(route.name, name)
+        """Tell of routes that name a policy which there is not; one round trip where there are such."""
+        named = [(route.name, name) for route in self._gateway.table if (name := action_of(route).cors) is not None]
+        if all(self.table.named(name) is not None for _, name in named):
+            return
+        try:
+            with suppress(ConfigurationError):  # a backend without records has none of a policy either
+                await self._opened(CORS).records(CORS).converge(CORS)
+        except StoreError:
+            return  # what records say is not known; a request that needs the policy will tell
+        for route, name in named:
+            if self.table.named(name) is None:
+                self._tell_of_missing(route, name)
 
     async def put(self, name: str, policy: CorsPolicy, *, at: int | None = None) -> int:
         """Add a policy or change the one of that name, on all workers. Gives the records' new version.

@@ -243,8 +243,9 @@ class RouteTable:
 
     def declared(self) -> Mapping[str, Collection[str]]:
         """The methods of each HTTP route that is part of the app's API, by its template; none where it takes any."""
-        if not self._built:
-            self._read(strict=self._strict)
+        level = self._level
+        if not self._built or (level is not None and len(level.router.routes) != level.count):
+            self._read(strict=self._strict and not self._built)
         return self._declared
 
     def path(self, scope: Scope) -> str:
