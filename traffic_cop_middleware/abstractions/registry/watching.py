@@ -7,7 +7,9 @@ answers is seen by those who send it requests.)
 
 A registry that comes *back* knows less than there is: it may be empty, or everything in it ran out while no heartbeat
 reached it. So after a loss, or an outage that a live instance's announcement may not have outlasted, what was known and
-is missing is *unconfirmed*: it goes on for its `ttl`, within which whoever lives announces itself again.
+is missing is *unconfirmed*: it goes on for its `ttl`, within which whoever lives announces itself again. Outages with
+less time between them than an announcement needs (`CALM`) are one: a registry that is never calm for longer counts as
+away, and keeps what was known.
 
 Invariants. An instance that the source lists is known. One that is missing while the source was neither lost nor away
 is gone at once.
