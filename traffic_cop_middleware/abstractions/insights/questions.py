@@ -199,9 +199,10 @@ class InsightQuestions(HistoryQuestions):
         start = _whole(end - ENOUGH_DAYS * DAY, DAY)
         if not any(declared):
             return []
-        marks = await self.past(start, end, kind=COUNTS, name=RECORDED, step=None)
-        asked = [*await self.past(start, end, kind=REQUESTS, name=None, step=None)]
-        asked += await self.past(start, end, kind=STREAMS, name=None, step=None)
+        history = self._kept
+        spans = cover(start, end, due={each[:2] for each in await history.due()}, coarsest=DAY)
+        marks = await history.read(spans, kind=COUNTS, name=RECORDED)
+        asked = [*await history.read(spans, kind=REQUESTS), *await history.read(spans, kind=STREAMS)]
         return await self._computed(_of_routes, declared, marks, asked, start, end)
 
     async def _of_quota(self, kind: str, name: str | None, quota: Quota, now: float) -> list[Insight]:
